@@ -1,0 +1,294 @@
+/**
+ * A data key and its record (format sections 1 and 5.1): what is derived from it, how it names itself, and how it lies in a
+ * ring. The key ring makes {@link DataKey}s; the sealer uses them.
+ */
+import { backend } from "#backend";
+import { importAesKey, KEY_BYTES, type RandomFill, SENDER_BYTES } from "./aead.js";
+import type { SecretKey } from "./backend/backend.js";
+import { base64url, latin1, utf8 } from "./bytes.js";
+import { decode, encode } from "./codec.js";
+import { KEY_ID_BYTES, MAX_RECORD_BYTES } from "./envelope.js";
+import { SealedSessionError } from "./errors.js";
+
+/** The state of a key record: enabled, revoked, or retired (a tombstone). A merge takes the higher one. */
+export const RecordState = { enabled: 0, revoked: 1, retired: 2 } as const;
+/** One of the numbers of {@link RecordState}. */
+export type RecordState = (typeof RecordState)[keyof typeof RecordState];
+
+/** A data key wrapped by one KMS. */
+export interface WrappedKey {
+  /** {@link Kms.name}. */
+  readonly kms: string;
+  /** 1 to 4096 bytes. */
+  readonly wrapped: Uint8Array;
+}
+
+/** A key record: a data key at rest. */
+export interface KeyRecord {
+  /** 32 bytes; the first 12 are the key id. */
+  readonly commitment: Uint8Array;
+  /** From when on the key seals, in milliseconds since 1970-01-01T00:00:00Z. */
+  readonly activatesAt: number;
+  /** Not authenticated: see format 5.1. */
+  readonly state: RecordState;
+  /** 1 to 8; none in a tombstone. */
+  readonly wraps: readonly WrappedKey[];
+}
+
+/** Latest `activatesAt`: the end of the year 9999, in milliseconds. */
+export const MAX_ACTIVATES_AT = 253_402_300_799_999;
+/** Most wraps in a record. */
+export const MAX_WRAPS = 8;
+/** Longest name of a KMS in bytes of UTF-8. */
+export const MAX_KMS_NAME_BYTES = 64;
+/** Longest wrapped key in bytes. */
+export const MAX_WRAPPED_BYTES = 4096;
+
+const RECORD_VERSION = 1;
+const COMMITMENT_BYTES = 32;
+const MAX_UINT32 = 0xffff_ffff;
+/** SP 800-38D allows 2^32 random nonces under one AES key; half of that is format 2.2. */
+const MAX_MESSAGES_PER_SENDER = 2 ** 31;
+const DEFAULT_MAX_SENDERS = 1024;
+
+const NO_SALT = new Uint8Array(0);
+const INFO_COMMITMENT = utf8("sealed-session/v1/commitment");
+const INFO_SEAL = utf8("sealed-session/v1/seal");
+const INFO_INDEX = utf8("sealed-session/v1/index");
+const INFO_CLIENT = utf8("sealed-session/v1/client");
+
+/** How a {@link DataKey} behaves; the defaults are the format's. */
+export interface DataKeyOptions {
+  /** Source of senders. */
+  readonly random: RandomFill;
+  /** Senders of other processes whose AES key is kept for opening. @defaultValue 1024 */
+  readonly maxSenders?: number;
+  /** Messages after which a new sender is drawn. @defaultValue 2^31 */
+  readonly maxMessagesPerSender?: number;
+}
+
+/** What seals the next message: format 2.2. */
+export interface SealingSender {
+  /** 12 bytes: the first half of the nonce. */
+  readonly sender: Uint8Array;
+  /** The AES-256-GCM key that belongs to it. */
+  readonly aesKey: SecretKey;
+}
+
+/** An unwrapped and verified data key in this process. Holds only what is derived from it. */
+export class DataKey {
+  /** The key id in base64url: 16 characters. */
+  readonly keyId: string;
+  /** The key id: 12 bytes. */
+  readonly keyIdBytes: Uint8Array;
+  /** 32 bytes. */
+  readonly commitment: Uint8Array;
+
+  readonly #sealingKey: SecretKey;
+  readonly #random: RandomFill;
+  readonly #maxSenders: number;
+  readonly #maxMessages: number;
+  #wiped = false;
+  #sealing: SealingSender | undefined;
+  #messages = 0;
+  // Two generations: a hit in the old one moves up, and a full young one becomes the old one. No list to maintain on a hit.
+  #young = new Map<string, SecretKey>();
+  #old = new Map<string, SecretKey>();
+
+  /**
+   * @param bytes - The data key, 32 bytes; the caller wipes it afterwards.
+   */
+  constructor(bytes: Uint8Array, options: DataKeyOptions) {
+    const { commitment, sealingKey } = deriveKeys(bytes);
+    this.commitment = commitment;
+    this.keyIdBytes = commitment.slice(0, KEY_ID_BYTES);
+    this.keyId = base64url(this.keyIdBytes);
+    this.#sealingKey = backend.importKey(sealingKey);
+    sealingKey.fill(0);
+    this.#random = options.random;
+    this.#maxSenders = options.maxSenders ?? DEFAULT_MAX_SENDERS;
+    this.#maxMessages = options.maxMessagesPerSender ?? MAX_MESSAGES_PER_SENDER;
+  }
+
+  /** @returns The sender for one message of this process. Called once a message. */
+  nextSender(): SealingSender {
+    if (this.#sealing === undefined || this.#messages >= this.#maxMessages) {
+      const sender = this.#drawSender();
+      this.#sealing?.aesKey.wipe();
+      this.#sealing = { sender, aesKey: importAesKey(backend, this.#key(), sender) };
+      this.#messages = 0;
+    }
+    this.#messages++;
+    return this.#sealing;
+  }
+
+  /** Makes the next message draw a new sender: a process image that was copied or restored must not go on with the old one. */
+  reseed(): void {
+    this.#sealing?.aesKey.wipe();
+    this.#sealing = undefined;
+  }
+
+  /**
+   * Opens with the AES key of the nonce's sender, which is kept for later once a tag verified under it (format 2.3).
+   *
+   * @returns The plaintext, or `undefined` when the tag does not verify.
+   */
+  open(nonce: Uint8Array, aad: Uint8Array, sealed: Uint8Array): Uint8Array | undefined {
+    const name = latin1(nonce, 0, SENDER_BYTES);
+    const known = this.#young.get(name) ?? this.#old.get(name);
+    const aesKey = known ?? importAesKey(backend, this.#key(), nonce);
+    const plaintext = backend.openGcm(aesKey, nonce.subarray(SENDER_BYTES), aad, sealed);
+    if (plaintext === undefined) {
+      if (known === undefined) aesKey.wipe();
+    } else if (!this.#young.has(name)) {
+      this.#remember(name, aesKey);
+    }
+    return plaintext;
+  }
+
+  /**
+   * The sealing key of one client-bound session (format 3.4), never cached.
+   *
+   * @param sessionId - The session id in UTF-8.
+   * @returns A key that the caller wipes.
+   */
+  clientKey(sessionId: Uint8Array): SecretKey {
+    const info = new Uint8Array(INFO_CLIENT.length + sessionId.length);
+    info.set(INFO_CLIENT);
+    info.set(sessionId, INFO_CLIENT.length);
+    const bytes = backend.hkdfSha256(this.#key(), NO_SALT, info, KEY_BYTES);
+    const key = backend.importKey(bytes);
+    bytes.fill(0);
+    info.fill(0);
+    return key;
+  }
+
+  /** @returns A sender for one client-bound message: the process's own, so that its count covers these messages too. */
+  nextClientSender(): Uint8Array {
+    return this.nextSender().sender;
+  }
+
+  /** Forgets everything; the key cannot be used afterwards. */
+  wipe(): void {
+    this.#wiped = true;
+    this.#sealingKey.wipe();
+    this.reseed();
+    for (const generation of [this.#young, this.#old]) {
+      for (const key of generation.values()) key.wipe();
+      generation.clear();
+    }
+  }
+
+  #key(): SecretKey {
+    if (this.#wiped) throw new SealedSessionError("KEY_UNAVAILABLE", "the data key is no longer held by this process");
+    return this.#sealingKey;
+  }
+
+  #drawSender(): Uint8Array {
+    this.#key();
+    const sender = new Uint8Array(SENDER_BYTES);
+    this.#random(sender);
+    return sender;
+  }
+
+  #remember(name: string, aesKey: SecretKey): void {
+    this.#old.delete(name);
+    if (this.#young.size >= Math.ceil(this.#maxSenders / 2)) {
+      for (const key of this.#old.values()) key.wipe();
+      this.#old = this.#young;
+      this.#young = new Map();
+    }
+    this.#young.set(name, aesKey);
+  }
+}
+
+/**
+ * Derives what format 1.2 says from the 32 bytes of a data key.
+ *
+ * @returns The commitment (public) and the sealing key (to be wiped), 32 bytes each.
+ */
+export function deriveKeys(dataKey: Uint8Array): { commitment: Uint8Array; sealingKey: Uint8Array } {
+  if (dataKey.length !== KEY_BYTES) throw new RangeError(`a data key must have ${KEY_BYTES} bytes`);
+  const key = backend.importKey(dataKey);
+  const commitment = backend.hkdfSha256(key, NO_SALT, INFO_COMMITMENT, COMMITMENT_BYTES);
+  const sealingKey = backend.hkdfSha256(key, NO_SALT, INFO_SEAL, KEY_BYTES);
+  key.wipe();
+  return { commitment, sealingKey };
+}
+
+/** Derives the index key of a data key of an index ring: 32 bytes, to be wiped. */
+export function deriveIndexKey(dataKey: Uint8Array): Uint8Array {
+  const key = backend.importKey(dataKey);
+  const indexKey = backend.hkdfSha256(key, NO_SALT, INFO_INDEX, KEY_BYTES);
+  key.wipe();
+  return indexKey;
+}
+
+/** @returns The key id of a record in base64url. */
+export function keyIdOf(record: KeyRecord): string {
+  return base64url(record.commitment.subarray(0, KEY_ID_BYTES));
+}
+
+/** Writes a record as MessagePack. @throws SealedSessionError `KEY_RECORD_INVALID` when it would break a limit of format 5.1. */
+export function encodeRecord(record: KeyRecord): Uint8Array {
+  const activatesAt = record.activatesAt > MAX_UINT32 ? BigInt(record.activatesAt) : record.activatesAt;
+  const wraps = record.wraps.map(({ kms, wrapped }) => [kms, Uint8Array.from(wrapped)]);
+  const bytes = encode([RECORD_VERSION, Uint8Array.from(record.commitment), activatesAt, record.state, wraps]);
+  if (decodeRecord(bytes) === undefined) {
+    throw new SealedSessionError("KEY_RECORD_INVALID", "the key record breaks a limit of the format (5.1)");
+  }
+  return bytes;
+}
+
+/** Reads a record. @returns `undefined` when the bytes are not one (format 5.1). */
+export function decodeRecord(bytes: Uint8Array): KeyRecord | undefined {
+  if (bytes.length > MAX_RECORD_BYTES) return undefined;
+  let value: unknown;
+  try {
+    value = decode(bytes, { integersOnly: true });
+  } catch {
+    return undefined;
+  }
+  if (!Array.isArray(value) || value.length !== 5) return undefined;
+  const [version, commitment, time, state, list] = value as unknown[];
+  const activatesAt = typeof time === "bigint" ? Number(time) : time;
+  if (Number(version) !== RECORD_VERSION || !isBytes(commitment, COMMITMENT_BYTES, COMMITMENT_BYTES)) return undefined;
+  if (!isInteger(activatesAt, MAX_ACTIVATES_AT) || !isInteger(state, RecordState.retired) || !Array.isArray(list)) {
+    return undefined;
+  }
+  if (list.length > MAX_WRAPS || (list.length === 0 && state !== RecordState.retired)) return undefined;
+  const wraps: WrappedKey[] = [];
+  for (const wrap of list as unknown[]) {
+    if (!Array.isArray(wrap) || wrap.length !== 2) return undefined;
+    const [kms, wrapped] = wrap as unknown[];
+    if (!isKmsName(kms) || !isBytes(wrapped, 1, MAX_WRAPPED_BYTES)) return undefined;
+    if (wraps.some((other) => other.kms === kms)) return undefined;
+    wraps.push({ kms, wrapped });
+  }
+  return { commitment, activatesAt, state: state as RecordState, wraps };
+}
+
+/**
+ * Merges two copies of one key's record (format 5.4): the higher state wins, and wraps are never dropped, except by
+ * retirement. Where both have a wrap of one KMS, or differ in time, `first` is kept.
+ */
+export function mergeRecords(first: KeyRecord, second: KeyRecord): KeyRecord {
+  const state = Math.max(first.state, second.state) as RecordState;
+  if (state === RecordState.retired) return { ...first, state, wraps: [] };
+  const added = second.wraps.filter(({ kms }) => !first.wraps.some((wrap) => wrap.kms === kms));
+  return { ...first, state, wraps: [...first.wraps, ...added].slice(0, MAX_WRAPS) };
+}
+
+function isBytes(value: unknown, min: number, max: number): value is Uint8Array {
+  return value instanceof Uint8Array && value.length >= min && value.length <= max;
+}
+
+function isInteger(value: unknown, max: number): value is number {
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= max;
+}
+
+function isKmsName(value: unknown): value is string {
+  if (typeof value !== "string" || !value.isWellFormed()) return false;
+  const { length } = utf8(value);
+  return length >= 1 && length <= MAX_KMS_NAME_BYTES;
+}

@@ -1,0 +1,34 @@
+/**
+ * What happens inside, for metrics and alarms: plain objects on the `node:diagnostics_channel` named `sealed-session`.
+ *
+ * Events never hold a payload, a session id, a stored id or key material. A key id is public: every envelope shows it.
+ */
+import { channel } from "node:diagnostics_channel";
+import type { ErrorCode } from "./errors.js";
+
+/** The name of the channel: `diagnostics_channel.subscribe(DIAGNOSTICS_CHANNEL, (event) => …)`. */
+export const DIAGNOSTICS_CHANNEL = "sealed-session";
+
+/** An event on the channel {@link DIAGNOSTICS_CHANNEL}. */
+export type DiagnosticEvent =
+  /** A data key was written to the ring; it seals from `activatesAt` (ms) on. */
+  | { readonly type: "key-published"; readonly ring: string; readonly keyId: string; readonly activatesAt: number }
+  /** Another data key has become the current one in this process. */
+  | { readonly type: "key-current"; readonly ring: string; readonly keyId: string }
+  /** A record of the ring is not used: it is malformed, does not verify, or lies too far in the future. */
+  | { readonly type: "key-record-refused"; readonly ring: string; readonly keyId: string; readonly reason: string }
+  /** The ring could not be read, or the KMS not be asked; keys that this process holds go on serving. */
+  | { readonly type: "ring-refresh-failed"; readonly ring: string; readonly code: ErrorCode | undefined }
+  /** A KMS of several failed while another one answered. */
+  | { readonly type: "kms-failed"; readonly ring: string; readonly kms: string; readonly code: ErrorCode | undefined }
+  /** A session was found and counts as gone: past its absolute life, or its key was revoked or retired. */
+  | { readonly type: "session-dropped"; readonly code: "ENVELOPE_EXPIRED" | "KEY_REVOKED" | "KEY_RETIRED" }
+  /** Bytes that are no envelope of ours under this id: altered, moved, or sealed under a key that the ring does not know. */
+  | { readonly type: "envelope-rejected" };
+
+const events = channel(DIAGNOSTICS_CHANNEL);
+
+/** Publishes an event; costs one comparison when nobody listens. */
+export function report(event: DiagnosticEvent): void {
+  if (events.hasSubscribers) events.publish(event);
+}

@@ -1,0 +1,40 @@
+/**
+ * Seals web sessions in the application, before they reach a database: AES-GCM envelope encryption under data keys that a KMS
+ * wraps, with MessagePack inside.
+ *
+ * @packageDocumentation
+ */
+export type { RandomFill } from "./aead.js";
+export { type CodecLimits, decode, encode } from "./codec.js";
+export type { DataKey, KeyRecord, RecordState, WrappedKey } from "./data-key.js";
+export { DIAGNOSTICS_CHANNEL, type DiagnosticEvent } from "./diagnostics.js";
+export { type Envelope, type EnvelopeHeader, parseEnvelope } from "./envelope.js";
+export {
+  type CompareAndSetOptions,
+  type EnvelopeStore,
+  type GetEnvelopeOptions,
+  MAX_TTL_MS,
+  type SetCondition,
+  type SetEnvelopeOptions,
+} from "./envelope-store.js";
+export {
+  type ErrorCode,
+  hasCode,
+  KmsError,
+  type KmsErrorCode,
+  SealedSessionError,
+  UnsupportedValueError,
+} from "./errors.js";
+export { KeyRing, type KeyRingOptions, type KeyStatus, type PublishOptions } from "./key-ring.js";
+export type {
+  KeyRingStore,
+  StoredKeyRecord,
+  WriteKeyRecordOptions,
+  WriteKeyRecordResult,
+} from "./key-ring-store.js";
+export type { EncryptionContext, GeneratedDataKey, Kms, KmsCallOptions } from "./kms.js";
+export { type LocalKmsOptions, localKms } from "./local-kms.js";
+export type { KeyState } from "./ring-records.js";
+export { type OpenOptions, Sealer, type SealerOptions, type SealOptions } from "./sealer.js";
+export { createSessionId, type StoredIdMode, storedIdOf } from "./session-id.js";
+export { SessionStore, type SessionStoreOptions } from "./session-store.js";

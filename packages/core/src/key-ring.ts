@@ -1,0 +1,422 @@
+/**
+ * The ring: which data keys there are, which one seals now, and their unwrapped forms in this process (format section 5).
+ *
+ * A warm request asks only `currentIfWarm` and `byIdIfWarm`, which never wait. Everything that waits for the store or the KMS
+ * happens in `refresh` and `publish`, each at most once at a time.
+ */
+import { backend } from "#backend";
+import type { RandomFill } from "./aead.js";
+import { requireInteger, requireMethods, requireUtf8 } from "./argument.js";
+import { base64url, fromBase64url } from "./bytes.js";
+import { type DataKey, encodeRecord, type KeyRecord, keyIdOf, RecordState } from "./data-key.js";
+import { report } from "./diagnostics.js";
+import { KEY_ID_BYTES } from "./envelope.js";
+import { codeOf, SealedSessionError } from "./errors.js";
+import type { KeyRingStore, StoredKeyRecord } from "./key-ring-store.js";
+import type { Kms } from "./kms.js";
+import { KmsSet } from "./kms-set.js";
+import { chooseCurrent, type KeyState, type RingEntry, RingRecords, revoked } from "./ring-records.js";
+
+const DAY_MS = 86_400_000;
+const MAX_RING_NAME_BYTES = 128;
+const MAX_UNKNOWN_IDS = 1024;
+const PUBLISH_ATTEMPTS = 3;
+const NEVER = Number.NEGATIVE_INFINITY;
+/** Refresh intervals for which a record that every KMS refused is left alone. */
+const REFUSED_INTERVALS = 5;
+
+/** Options of {@link KeyRing}. Times are in milliseconds. */
+export interface KeyRingOptions {
+  /** Name of the ring, 1 to 128 bytes of UTF-8 without braces. It is bound into every wrapped key: a record of another ring does not open. */
+  readonly name: string;
+  /** The KMS, or up to eight in the order of preference: every data key is wrapped under all, and opened by the first that answers. */
+  readonly kms: Kms | readonly Kms[];
+  /** Where the records lie. */
+  readonly store: KeyRingStore;
+  /** How long a key seals before its successor does. @defaultValue 86400000 (24 h) */
+  readonly rotationPeriodMs?: number;
+  /** How old the current key may get when it has no successor. @defaultValue two rotation periods */
+  readonly maxSealingAgeMs?: number;
+  /** Age at which this process's view of the ring is read anew, in the background. @defaultValue 60000 */
+  readonly refreshIntervalMs?: number;
+  /** Key ids (base64url) that count as revoked whatever the ring says. @defaultValue none */
+  readonly revokedKeyIds?: readonly string[];
+  /** For each data key, senders of other processes whose derived AES key is kept. @defaultValue 1024 */
+  readonly maxCachedSenders?: number;
+  /** Milliseconds since 1970-01-01T00:00:00Z. @defaultValue Date.now */
+  readonly clock?: () => number;
+  /** Source of random bytes. @defaultValue the system's CSPRNG */
+  readonly random?: RandomFill;
+}
+
+/** Options of {@link KeyRing.publish}. */
+export interface PublishOptions {
+  /** From when on the key seals, in milliseconds from now. @defaultValue two refresh intervals, so that all processes know it by then */
+  readonly delayMs?: number;
+}
+
+/** One key, as {@link KeyRing.status} shows it. */
+export interface KeyStatus {
+  /** The key id in base64url. */
+  readonly keyId: string;
+  /** `pre-active` before its time, `current`, `open-only` afterwards; `unverified` when no KMS has opened it yet. */
+  readonly state: KeyState;
+  /** In milliseconds since 1970-01-01T00:00:00Z. */
+  readonly activatesAt: number;
+  /** Names of the KMS that wrap it. */
+  readonly kms: readonly string[];
+}
+
+/**
+ * A ring of data keys, shared by all processes that use the same name, store and KMS.
+ *
+ * All methods that wait reject with `KEY_UNAVAILABLE` when the key cannot be had now (its `cause` tells why), and with `CLOSED` after
+ * {@link KeyRing.close}.
+ */
+export class KeyRing {
+  /** The ring's name. */
+  readonly name: string;
+  /** Source of random bytes of everything that seals with this ring. */
+  readonly random: RandomFill;
+  /** The clock of everything that seals with this ring. */
+  readonly clock: () => number;
+
+  readonly #kms: KmsSet;
+  readonly #store: KeyRingStore;
+  readonly #rotationPeriodMs: number;
+  readonly #maxSealingAgeMs: number;
+  readonly #refreshIntervalMs: number;
+  readonly #records: RingRecords;
+  /** Ids that a reload did not find, and when that was. */
+  readonly #unknown = new Map<string, number>();
+  #current: DataKey | undefined;
+  #chooseAgainAt = 0;
+  #refreshedAt = NEVER;
+  #refreshing: Promise<void> | undefined;
+  #starting: Promise<DataKey> | undefined;
+  #lastPublish: Promise<unknown> = Promise.resolve();
+  #publishedAt = NEVER;
+  #storedIds: readonly string[] = [];
+  #closed = false;
+
+  /** @throws TypeError or RangeError when an option is wrong. */
+  constructor(options: KeyRingOptions) {
+    this.name = requireUtf8("name", options.name, 1, MAX_RING_NAME_BYTES);
+    if (/[{}]/.test(this.name)) throw new RangeError("name must not hold braces");
+    this.#store = requireMethods("store", options.store, "read", "write", "now");
+    this.#rotationPeriodMs = requireInteger("rotationPeriodMs", options.rotationPeriodMs ?? DAY_MS, 1, 3650 * DAY_MS);
+    this.#maxSealingAgeMs = requireInteger(
+      "maxSealingAgeMs",
+      options.maxSealingAgeMs ?? 2 * this.#rotationPeriodMs,
+      this.#rotationPeriodMs,
+      7300 * DAY_MS,
+    );
+    this.#refreshIntervalMs = requireInteger(
+      "refreshIntervalMs",
+      options.refreshIntervalMs ?? Math.min(60_000, this.#rotationPeriodMs),
+      1,
+      this.#rotationPeriodMs,
+    );
+    const revokedKeyIds = new Set(options.revokedKeyIds ?? []);
+    for (const keyId of revokedKeyIds) {
+      if (fromBase64url(keyId)?.length !== KEY_ID_BYTES) {
+        throw new RangeError(`revokedKeyIds must hold key ids: ${KEY_ID_BYTES} bytes in base64url`);
+      }
+    }
+    this.clock = options.clock ?? Date.now;
+    this.random = options.random ?? backend.randomFill;
+    const maxSenders = requireInteger("maxCachedSenders", options.maxCachedSenders ?? 1024, 1, 1_000_000);
+    this.#kms = new KmsSet(this.name, options.kms, { random: this.random, maxSenders });
+    this.#records = new RingRecords(this.name, this.#kms, {
+      clock: this.clock,
+      maxAheadMs: 2 * this.#rotationPeriodMs,
+      refusedRetryMs: REFUSED_INTERVALS * this.#refreshIntervalMs,
+      revoked: revokedKeyIds,
+    });
+  }
+
+  /** @returns The key that seals now. Publishes the ring's first key when there is none. */
+  async current(): Promise<DataKey> {
+    this.#refuseClosed();
+    const warm = this.currentIfWarm();
+    if (warm !== undefined) return warm;
+    this.#starting ??= this.#start().finally(() => {
+      this.#starting = undefined;
+    });
+    return this.#starting;
+  }
+
+  /** As {@link KeyRing.current}, without waiting: `undefined` when the ring must be asked. Reads the ring anew in the background when its time has come. */
+  currentIfWarm(): DataKey | undefined {
+    const now = this.clock();
+    if (now >= this.#chooseAgainAt) this.#choose(now);
+    this.#refreshWhenDue(now);
+    return this.#current;
+  }
+
+  /**
+   * Finds the key that an envelope names.
+   *
+   * @param keyId - 12 bytes.
+   * @throws SealedSessionError `KEY_REVOKED`, `KEY_RETIRED`; `ENVELOPE_REJECTED` when the ring has no such key; `KEY_UNAVAILABLE`.
+   */
+  async byId(keyId: Uint8Array): Promise<DataKey> {
+    this.#refuseClosed();
+    const id = base64url(keyId);
+    const warm = this.#records.find(id);
+    if (warm !== undefined) return warm;
+    const missedAt = this.#unknown.get(id);
+    if (missedAt === undefined || this.clock() - missedAt >= this.#refreshIntervalMs) {
+      // A refresh that is already under way may have read the ring before this key came to it.
+      if (this.#refreshing !== undefined) await this.refresh();
+      const found = this.#records.find(id);
+      if (found !== undefined) return found;
+      await this.refresh();
+    }
+    const found = this.#records.find(id);
+    if (found !== undefined) return found;
+    const entry = this.#records.get(id);
+    if (entry !== undefined) throw this.#unavailable("no KMS has opened the key's record", entry.failure);
+    if (this.#unknown.size >= MAX_UNKNOWN_IDS) this.#unknown.delete(this.#unknown.keys().next().value as string);
+    this.#unknown.set(id, this.clock());
+    throw new SealedSessionError("ENVELOPE_REJECTED", "the envelope was rejected");
+  }
+
+  /** As {@link KeyRing.byId}, without waiting: `undefined` when the key is not at hand. */
+  byIdIfWarm(keyId: Uint8Array): DataKey | undefined {
+    this.#refreshWhenDue(this.clock());
+    return this.#records.byBytes(keyId);
+  }
+
+  /**
+   * Opens a key record that travelled with an envelope (format 3.5). It never enters the ring.
+   *
+   * @returns A key that the caller wipes.
+   * @throws SealedSessionError `KEY_REVOKED`, `ENVELOPE_REJECTED` when it does not verify, `KEY_UNAVAILABLE`.
+   */
+  async openInline(record: KeyRecord): Promise<DataKey> {
+    this.#refuseClosed();
+    this.#records.find(keyIdOf(record));
+    if (record.state !== RecordState.enabled) throw revoked();
+    const outcome = await this.#kms.unwrap(record);
+    if (outcome.dataKey !== undefined) return outcome.dataKey;
+    if (outcome.refused) throw new SealedSessionError("ENVELOPE_REJECTED", "the envelope was rejected");
+    throw this.#unavailable("no KMS has opened the record in the envelope", outcome.failure);
+  }
+
+  /** @returns The record of a key as bytes, to travel with an envelope (format 3.5). */
+  inlineRecordOf(dataKey: DataKey): Uint8Array {
+    const entry = this.#records.get(dataKey.keyId);
+    if (entry === undefined) throw this.#unavailable("the key has left the ring");
+    return encodeRecord(entry.record);
+  }
+
+  /** Reads the ring, merges it with what this process knows, and unwraps what it can. Callers at the same time share one run. */
+  refresh(): Promise<void> {
+    this.#refuseClosed();
+    this.#refreshing ??= this.#refresh().finally(() => {
+      this.#refreshing = undefined;
+    });
+    return this.#refreshing;
+  }
+
+  /**
+   * Adds a data key to the ring. Processes that publish at the same time add one between them.
+   *
+   * @returns The id of the newest key that is enabled: the new one, or the one that another process was first with.
+   * @throws SealedSessionError `CLOCK_SKEW` when this process's clock and the store's differ by more than a refresh interval; `KEY_UNAVAILABLE`.
+   */
+  publish(options: PublishOptions = {}): Promise<string> {
+    this.#refuseClosed();
+    const delayMs = requireInteger(
+      "delayMs",
+      options.delayMs ?? 2 * this.#refreshIntervalMs,
+      0,
+      2 * this.#rotationPeriodMs,
+    );
+    // One after the other: an emergency must not be answered with a key that somebody else ordered for later.
+    const published = this.#lastPublish.then(() => this.#publish(delayMs));
+    this.#lastPublish = published.catch(() => undefined);
+    return published;
+  }
+
+  /** @returns All keys that this process knows of, the newest first. */
+  status(): KeyStatus[] {
+    return this.#records
+      .entries()
+      .map(([keyId, entry]) => ({
+        keyId,
+        state: this.#records.stateOf(keyId, entry, this.#current),
+        activatesAt: entry.record.activatesAt,
+        kms: entry.record.wraps.map(({ kms }) => kms),
+      }))
+      .sort((a, b) => b.activatesAt - a.activatesAt);
+  }
+
+  /** To be called when the process image was copied or restored from a snapshot, before it seals again (format 2.4). */
+  reseed(): void {
+    for (const [, { dataKey }] of this.#records.entries()) dataKey?.reseed();
+  }
+
+  /** Forgets all keys. The ring cannot be used afterwards; the store and the KMS are left alone. */
+  close(): void {
+    this.#closed = true;
+    this.#records.close();
+    this.#current = undefined;
+    this.#chooseAgainAt = Number.POSITIVE_INFINITY;
+  }
+
+  async #start(): Promise<DataKey> {
+    await this.refresh();
+    if (this.#current === undefined && this.#mayPublish()) await this.publish({ delayMs: 0 });
+    if (this.#current === undefined) {
+      throw this.#unavailable("no key may seal yet: none is both opened by a KMS and confirmed by a second copy");
+    }
+    return this.#current;
+  }
+
+  async #refresh(): Promise<void> {
+    let stored: readonly StoredKeyRecord[];
+    try {
+      stored = await this.#store.read(this.name);
+    } catch (cause) {
+      throw this.#unavailable("the ring cannot be read", cause);
+    }
+    this.#refuseClosed();
+    const now = this.clock();
+    this.#refreshedAt = now;
+    this.#storedIds = stored.map(({ keyId }) => keyId);
+    for (const record of stored) this.#records.merge(record, now);
+    // A key that the ring has just revoked must not seal while the KMS is asked about others.
+    this.#choose(now);
+    await this.#records.verify();
+    await Promise.all(this.#records.entries().map(([keyId, entry]) => this.#confirm(keyId, entry)));
+    this.#refuseClosed();
+    for (const { keyId } of stored) this.#unknown.delete(keyId);
+    this.#choose(this.clock());
+  }
+
+  /** Only once the ring was read at all, and not again before a whole interval, whatever comes of it. */
+  #refreshWhenDue(now: number): void {
+    if (now - this.#refreshedAt < this.#refreshIntervalMs || this.#refreshedAt === NEVER) return;
+    this.#refreshedAt = now;
+    if (this.#refreshing !== undefined || this.#closed) return;
+    this.refresh().catch((error: unknown) => {
+      const { cause } = error as Error;
+      report({ type: "ring-refresh-failed", ring: this.name, code: codeOf(cause ?? error) });
+    });
+  }
+
+  /** Makes sure, once, that a key which may soon seal lies in more than one place (format 5.4). */
+  async #confirm(keyId: string, entry: RingEntry): Promise<void> {
+    const { dataKey, record, stored } = entry;
+    if (entry.confirmed || dataKey === undefined || this.#hasSettled(entry)) return;
+    if (record.activatesAt + this.#maxSealingAgeMs < this.clock()) return;
+    try {
+      const { written, durable } = await this.#store.write(this.name, keyId, stored, { expected: stored });
+      if (written && durable && entry.stored === stored) entry.confirmed = true;
+    } catch (error) {
+      report({ type: "ring-refresh-failed", ring: this.name, code: codeOf(error) });
+    }
+  }
+
+  #hasSettled(entry: RingEntry): boolean {
+    return this.clock() >= this.#settlesAt(entry);
+  }
+
+  /** When a record has been in sight for so long that it counts as copied. */
+  #settlesAt({ record, firstSeenAt }: RingEntry): number {
+    return Math.min(record.activatesAt, firstSeenAt) + 2 * this.#refreshIntervalMs;
+  }
+
+  #choose(now: number): void {
+    const entries = this.#records.entries().map(([, entry]) => entry);
+    const chosen = this.#chooseAmong(
+      entries.filter((entry) => entry.confirmed || this.#hasSettled(entry)),
+      now,
+    );
+    if (chosen?.dataKey !== undefined && chosen.dataKey !== this.#current) {
+      report({ type: "key-current", ring: this.name, keyId: chosen.dataKey.keyId });
+    }
+    this.#current = chosen?.dataKey;
+    // Nothing changes before the next key's time, the settling of one that is not confirmed, or the end of the current one's.
+    const times = entries.flatMap((entry) => [entry.record.activatesAt, this.#settlesAt(entry)]);
+    if (chosen !== undefined) times.push(chosen.record.activatesAt + this.#maxSealingAgeMs + 1);
+    this.#chooseAgainAt = Math.min(...times.filter((time) => time > now));
+  }
+
+  #chooseAmong(entries: readonly RingEntry[], now: number): RingEntry | undefined {
+    const verified = entries.filter(({ dataKey }) => dataKey !== undefined);
+    const records = verified.map(({ record }) => record);
+    const chosen = chooseCurrent(records, now, { maxSealingAgeMs: this.#maxSealingAgeMs });
+    return verified.find(({ record }) => record === chosen);
+  }
+
+  async #publish(delayMs: number): Promise<string> {
+    for (let attempt = 1; ; attempt++) {
+      await this.#refreshAnew();
+      const activatesAt = (await this.#storeTime()) + delayMs;
+      const record = await this.#kms.generate(activatesAt);
+      const keyId = keyIdOf(record);
+      // The condition only avoids duplicates: somebody who keeps changing the ring must not be able to stop a rotation.
+      const condition = attempt < PUBLISH_ATTEMPTS ? { onlyIfKeyIds: this.#storedIds } : {};
+      const { written } = await this.#write(keyId, record, condition);
+      if (written) {
+        this.#publishedAt = this.clock();
+        report({ type: "key-published", ring: this.name, keyId, activatesAt });
+      }
+      // Read back from the primary, also to learn who was first.
+      await this.#refreshAnew();
+      if (written) return keyId;
+      const [newest] = this.status().filter(({ state }) => state === "pre-active" || state === "current");
+      if (newest !== undefined && newest.activatesAt > activatesAt - this.#refreshIntervalMs) return newest.keyId;
+    }
+  }
+
+  /** Not while a young key only waits to be confirmed, and not again and again where new keys do not verify either. */
+  #mayPublish(): boolean {
+    const now = this.clock();
+    const entries = this.#records.entries().map(([, entry]) => entry);
+    return this.#chooseAmong(entries, now) === undefined && now - this.#publishedAt >= this.#refreshIntervalMs;
+  }
+
+  async #write(keyId: string, record: KeyRecord, condition: { onlyIfKeyIds?: readonly string[] }) {
+    try {
+      return await this.#store.write(this.name, keyId, encodeRecord(record), condition);
+    } catch (cause) {
+      throw this.#unavailable("the ring cannot be written", cause);
+    }
+  }
+
+  async #refreshAnew(): Promise<void> {
+    // One that is under way may have read the ring already.
+    if (this.#refreshing !== undefined) await this.refresh();
+    await this.refresh();
+  }
+
+  /** The earlier of the store's clock and ours, so that a key "from now on" is not in our future (format 5.5). */
+  async #storeTime(): Promise<number> {
+    let storeNow: number;
+    try {
+      storeNow = await this.#store.now();
+    } catch (cause) {
+      throw this.#unavailable("the ring store's clock cannot be read", cause);
+    }
+    const now = this.clock();
+    if (Math.abs(now - storeNow) > this.#refreshIntervalMs) {
+      throw new SealedSessionError(
+        "CLOCK_SKEW",
+        `this process's clock and the ring store's differ by more than ${this.#refreshIntervalMs} ms`,
+      );
+    }
+    return Math.min(now, storeNow);
+  }
+
+  #unavailable(reason: string, cause?: unknown): SealedSessionError {
+    return new SealedSessionError("KEY_UNAVAILABLE", `ring ${this.name}: ${reason}`, { cause });
+  }
+
+  #refuseClosed(): void {
+    if (this.#closed) throw new SealedSessionError("CLOSED", `ring ${this.name}: it was closed`);
+  }
+}

@@ -1,0 +1,269 @@
+/**
+ * Seals values into envelopes and opens them again: codec, key ring, cipher and layout together.
+ *
+ * The `Sync` methods are the warm path: they never wait, and throw `KEY_UNAVAILABLE` when a key is not at hand. The others wait for
+ * the ring, and through it for the KMS, once a key is new to this process.
+ */
+import { backend } from "#backend";
+import { importAesKey, NoncePool, SENDER_BYTES, TAG_BYTES } from "./aead.js";
+import { requireInteger, requireUtf8 } from "./argument.js";
+import type { SecretKey } from "./backend/backend.js";
+import { concat, equal, utf8 } from "./bytes.js";
+import { decode, encodeBorrowed } from "./codec.js";
+import { type DataKey, decodeRecord } from "./data-key.js";
+import {
+  DEFAULT_MAX_ENVELOPE_BYTES,
+  type Envelope,
+  type EnvelopeHeader,
+  headerBytes,
+  KEY_ID_BYTES,
+  NONCE_OFFSET,
+  parseEnvelope,
+  writeContext,
+  writeHeader,
+} from "./envelope.js";
+import { hasCode, SealedSessionError } from "./errors.js";
+import type { KeyRing } from "./key-ring.js";
+import { storedIdOf } from "./session-id.js";
+
+const MAX_NOT_AFTER_MS = 0xffff_ffff * 1000;
+const MIN_MAX_ENVELOPE_BYTES = 128;
+const MAX_MAX_ENVELOPE_BYTES = 512 * 1_048_576;
+const MAX_NAMESPACE_BYTES = 256;
+const DEFAULT_PURPOSE = "session";
+
+/** Options of {@link Sealer}. */
+export interface SealerOptions {
+  /** The keys. Its clock and random source are the sealer's too. */
+  readonly ring: KeyRing;
+  /** Bound into every envelope: one written under another namespace does not open. At most 256 bytes of UTF-8. @defaultValue "" */
+  readonly namespace?: string;
+  /** What the envelopes are for, bound into them as well: 1 to 256 bytes of UTF-8. @defaultValue "session" */
+  readonly purpose?: string;
+  /** Longest envelope to write or read, in bytes: 128 to 536870912. @defaultValue 1048576 (1 MiB) */
+  readonly maxEnvelopeBytes?: number;
+  /** Every envelope needs the session id of its client, and one that does not is rejected (format 3.4). @defaultValue false */
+  readonly clientBound?: boolean;
+  /**
+   * Whether a key record may travel with an envelope (format 3.5): not at all, only in envelopes that are read, or also in those that are written.
+   *
+   * @defaultValue "off"
+   */
+  readonly inlineKeys?: "off" | "read" | "write";
+}
+
+/** What a single value is sealed with. */
+export interface SealOptions {
+  /** Absolute end of life in milliseconds since 1970-01-01T00:00:00Z, rounded up to a second; in the envelope and authenticated. @defaultValue none */
+  readonly notAfterMs?: number | undefined;
+  /** The session id of the client; needed where `clientBound` is set. */
+  readonly sessionId?: string;
+}
+
+/** What a single envelope is opened with. */
+export interface OpenOptions {
+  /** The session id of the client; needed where `clientBound` is set. */
+  readonly sessionId?: string;
+}
+
+/** Seals and opens values. It holds no keys: those are the ring's. */
+export class Sealer {
+  readonly #ring: KeyRing;
+  readonly #contextStart: Uint8Array;
+  readonly #maxEnvelopeBytes: number;
+  readonly #clientBound: boolean;
+  readonly #inlineKeys: "off" | "read" | "write";
+  readonly #nonces: NoncePool;
+
+  /** @throws TypeError or RangeError when an option is wrong. */
+  constructor(options: SealerOptions) {
+    this.#ring = options.ring;
+    if (typeof this.#ring?.currentIfWarm !== "function") throw new TypeError("ring must be a KeyRing");
+    const namespace = requireUtf8("namespace", options.namespace ?? "", 0, MAX_NAMESPACE_BYTES);
+    const purpose = requireUtf8("purpose", options.purpose ?? DEFAULT_PURPOSE, 1, MAX_NAMESPACE_BYTES);
+    this.#contextStart = writeContext(purpose, namespace) as Uint8Array;
+    this.#maxEnvelopeBytes = requireInteger(
+      "maxEnvelopeBytes",
+      options.maxEnvelopeBytes ?? DEFAULT_MAX_ENVELOPE_BYTES,
+      MIN_MAX_ENVELOPE_BYTES,
+      MAX_MAX_ENVELOPE_BYTES,
+    );
+    this.#clientBound = options.clientBound ?? false;
+    this.#inlineKeys = options.inlineKeys ?? "off";
+    if (!["off", "read", "write"].includes(this.#inlineKeys)) {
+      throw new RangeError('inlineKeys must be "off", "read" or "write"');
+    }
+    this.#nonces = new NoncePool(this.#ring.random, this.#ring.clock);
+  }
+
+  /**
+   * Seals a value under a stored id.
+   *
+   * @param value - What the codec can keep; an `Uint8Array` is sealed as raw bytes.
+   * @param storedId - Where the envelope will lie; it opens nowhere else.
+   * @throws UnsupportedValueError when the value cannot be kept; SealedSessionError `KEY_UNAVAILABLE`, `CLOSED`.
+   */
+  async seal(value: unknown, storedId: string, options: SealOptions = {}): Promise<Uint8Array> {
+    return this.#sealUnder(this.#ring.currentIfWarm() ?? (await this.#ring.current()), value, storedId, options);
+  }
+
+  /** As {@link Sealer.seal}, without waiting. @throws SealedSessionError `KEY_UNAVAILABLE` also when the key is not warm. */
+  sealSync(value: unknown, storedId: string, options: SealOptions = {}): Uint8Array {
+    const dataKey = this.#ring.currentIfWarm();
+    if (dataKey === undefined) throw notWarm();
+    return this.#sealUnder(dataKey, value, storedId, options);
+  }
+
+  /**
+   * Opens an envelope.
+   *
+   * @param bytes - The envelope.
+   * @param storedId - Where it lay.
+   * @throws SealedSessionError `ENVELOPE_REJECTED` for everything that is wrong with the bytes or their place; `ENVELOPE_EXPIRED` when it is
+   *   authentic and past its end of life; `KEY_REVOKED`, `KEY_RETIRED`, `KEY_UNAVAILABLE`, `CLOSED`.
+   */
+  async open(bytes: Uint8Array, storedId: string, options: OpenOptions = {}): Promise<unknown> {
+    const envelope = this.#parse(bytes);
+    const warm = this.#ring.byIdIfWarm(envelope.keyId);
+    if (warm !== undefined) return this.#openUnder(warm, envelope, storedId, options);
+    if (envelope.inlineRecord === undefined) {
+      return this.#openUnder(await this.#ring.byId(envelope.keyId), envelope, storedId, options);
+    }
+    return this.#openInline(envelope, envelope.inlineRecord, storedId, options);
+  }
+
+  /** As {@link Sealer.open}, without waiting. @throws SealedSessionError `KEY_UNAVAILABLE` also when the key is not warm. */
+  openSync(bytes: Uint8Array, storedId: string, options: OpenOptions = {}): unknown {
+    const envelope = this.#parse(bytes);
+    const dataKey = this.#ring.byIdIfWarm(envelope.keyId);
+    if (dataKey === undefined) throw notWarm();
+    return this.#openUnder(dataKey, envelope, storedId, options);
+  }
+
+  /** To be called when the process image was copied or restored from a snapshot, before it seals again (format 2.4). */
+  reseed(): void {
+    this.#nonces.reset();
+    this.#ring.reseed();
+  }
+
+  #sealUnder(dataKey: DataKey, value: unknown, storedId: string, options: SealOptions): Uint8Array {
+    const header: EnvelopeHeader = {
+      keyId: dataKey.keyIdBytes,
+      notAfter: notAfterSeconds(options.notAfterMs),
+      clientBound: this.#clientBound,
+      inlineRecord: this.#inlineKeys === "write" ? this.#ring.inlineRecordOf(dataKey) : undefined,
+    };
+    const context = this.#context(storedId);
+    if (context === undefined) throw new RangeError("storedId must be well-formed Unicode of at most 65535 bytes");
+    const sessionId = this.#clientBound ? requireSessionId(options.sessionId) : undefined;
+    const headerLength = headerBytes(header);
+    const maxBytes = this.#maxEnvelopeBytes - headerLength - TAG_BYTES;
+
+    return encodeBorrowed(value, { maxBytes: Math.max(maxBytes, 0) }, (plaintext) => {
+      const envelope = new Uint8Array(headerLength + plaintext.length + TAG_BYTES);
+      writeHeader(envelope, header);
+      this.#nonces.take(envelope, NONCE_OFFSET + SENDER_BYTES);
+      const { sender, aesKey: processKey } = dataKey.nextSender();
+      envelope.set(sender, NONCE_OFFSET);
+      const aad = concat(envelope.subarray(0, headerLength), context);
+      const nonce = envelope.subarray(NONCE_OFFSET + SENDER_BYTES, NONCE_OFFSET + 2 * SENDER_BYTES);
+      if (sessionId === undefined) {
+        backend.sealGcm(processKey, nonce, aad, plaintext, envelope, headerLength);
+      } else {
+        withClientKey(dataKey, sessionId, sender, (aesKey) => {
+          backend.sealGcm(aesKey, nonce, aad, plaintext, envelope, headerLength);
+        });
+      }
+      return envelope;
+    });
+  }
+
+  #parse(bytes: Uint8Array): Envelope {
+    const envelope = parseEnvelope(bytes, this.#maxEnvelopeBytes);
+    if (envelope === undefined || envelope.clientBound !== this.#clientBound) throw rejected();
+    if (envelope.inlineRecord !== undefined && this.#inlineKeys === "off") throw rejected();
+    return envelope;
+  }
+
+  #openUnder(dataKey: DataKey, envelope: Envelope, storedId: string, options: OpenOptions): unknown {
+    const { nonce, sealed } = envelope;
+    const context = this.#context(storedId);
+    if (context === undefined) throw rejected();
+    const aad = concat(envelope.header, context);
+    const plaintext = this.#clientBound
+      ? withClientKey(dataKey, requireSessionId(options.sessionId), nonce, (aesKey) =>
+          backend.openGcm(aesKey, nonce.subarray(SENDER_BYTES), aad, sealed),
+        )
+      : dataKey.open(nonce, aad, sealed);
+    if (plaintext === undefined) throw rejected();
+    try {
+      if (envelope.notAfter !== undefined && this.#ring.clock() >= envelope.notAfter * 1000) {
+        throw new SealedSessionError("ENVELOPE_EXPIRED", "the envelope is past its end of life");
+      }
+      return decode(plaintext, { maxBytes: this.#maxEnvelopeBytes });
+    } catch (error) {
+      throw hasCode(error, "PAYLOAD_MALFORMED") ? rejected() : error;
+    } finally {
+      plaintext.fill(0);
+    }
+  }
+
+  async #openInline(envelope: Envelope, bytes: Uint8Array, storedId: string, options: OpenOptions): Promise<unknown> {
+    const record = decodeRecord(bytes);
+    if (record === undefined || !equal(record.commitment.subarray(0, KEY_ID_BYTES), envelope.keyId)) throw rejected();
+    // Where the ring knows the key, the ring's state decides: a revoked key does not come back in an envelope.
+    const known = await this.#ring.byId(envelope.keyId).catch((error: unknown) => {
+      if (!hasCode(error, "ENVELOPE_REJECTED")) throw error;
+      return undefined;
+    });
+    if (known !== undefined) return this.#openUnder(known, envelope, storedId, options);
+    const dataKey = await this.#ring.openInline(record);
+    try {
+      return this.#openUnder(dataKey, envelope, storedId, options);
+    } finally {
+      dataKey.wipe();
+    }
+  }
+
+  #context(storedId: string): Uint8Array | undefined {
+    const id = writeContext(storedId);
+    return id === undefined ? undefined : concat(this.#contextStart, id);
+  }
+}
+
+/** Derives the AES key of one client-bound message, uses it and wipes what was derived. */
+function withClientKey<T>(
+  dataKey: DataKey,
+  sessionId: Uint8Array,
+  sender: Uint8Array,
+  use: (aesKey: SecretKey) => T,
+): T {
+  const clientKey = dataKey.clientKey(sessionId);
+  const aesKey = importAesKey(backend, clientKey, sender);
+  clientKey.wipe();
+  try {
+    return use(aesKey);
+  } finally {
+    aesKey.wipe();
+  }
+}
+
+function requireSessionId(sessionId: string | undefined): Uint8Array {
+  if (sessionId === undefined || storedIdOf(sessionId) === undefined) {
+    throw new TypeError("sessionId must be a session id: the envelopes of this sealer are bound to their clients");
+  }
+  return utf8(sessionId);
+}
+
+function notAfterSeconds(notAfterMs: number | undefined): number | undefined {
+  if (notAfterMs === undefined) return undefined;
+  return Math.ceil(requireInteger("notAfterMs", notAfterMs, 0, MAX_NOT_AFTER_MS) / 1000);
+}
+
+function rejected(): SealedSessionError {
+  return new SealedSessionError("ENVELOPE_REJECTED", "the envelope was rejected");
+}
+
+function notWarm(): SealedSessionError {
+  return new SealedSessionError("KEY_UNAVAILABLE", "the key is not at hand in this process yet");
+}

@@ -1,0 +1,46 @@
+/**
+ * Session ids and stored ids (format 3.6 and 4.3): the secret in the cookie, and what a store's key holds instead of it.
+ */
+import { backend } from "#backend";
+import type { RandomFill } from "./aead.js";
+import { base64url, utf8 } from "./bytes.js";
+
+/** Shortest session id in bytes of UTF-8. */
+export const MIN_SESSION_ID_BYTES = 16;
+/** Longest session id in bytes of UTF-8. */
+export const MAX_SESSION_ID_BYTES = 512;
+
+const RANDOM_BYTES = 32;
+const DIGEST_BYTES = 18;
+
+/**
+ * How a session id becomes a stored id: its digest (24 characters; a dump of the store then holds no usable token), or the
+ * session id itself.
+ */
+export type StoredIdMode = "digest" | "verbatim";
+
+/**
+ * Makes a session id of 256 random bits: 43 characters of base64url, fit for a cookie.
+ *
+ * @param random - Where the bits come from.
+ * @defaultValue `random` is the system's CSPRNG.
+ */
+export function createSessionId(random: RandomFill = backend.randomFill): string {
+  const bytes = new Uint8Array(RANDOM_BYTES);
+  random(bytes);
+  return base64url(bytes);
+}
+
+/**
+ * @returns The stored id, or `undefined` when this is no session id at all (not a string, ill-formed Unicode, shorter than 16 or
+ *   longer than 512 bytes) or, in `verbatim` mode, holds `{` or `}`, which would let a client choose its Redis Cluster slot.
+ */
+export function storedIdOf(sessionId: string, mode: StoredIdMode = "digest"): string | undefined {
+  if (typeof sessionId !== "string" || sessionId.length > MAX_SESSION_ID_BYTES || !sessionId.isWellFormed()) {
+    return undefined;
+  }
+  const bytes = utf8(sessionId);
+  if (bytes.length < MIN_SESSION_ID_BYTES || bytes.length > MAX_SESSION_ID_BYTES) return undefined;
+  if (mode === "verbatim") return /[{}]/.test(sessionId) ? undefined : sessionId;
+  return base64url(backend.sha256(bytes).subarray(0, DIGEST_BYTES));
+}

@@ -1,0 +1,247 @@
+/**
+ * Web sessions as an application sees them: objects under session ids, in a store that only holds envelopes.
+ */
+import { requireInteger, requireMethods } from "./argument.js";
+import { report } from "./diagnostics.js";
+import { type EnvelopeStore, MAX_TTL_MS } from "./envelope-store.js";
+import { parseEnvelope } from "./envelope.js";
+import { hasCode, SealedSessionError } from "./errors.js";
+import type { KeyRing } from "./key-ring.js";
+import { Sealer, type SealerOptions } from "./sealer.js";
+import { createSessionId, type StoredIdMode, storedIdOf } from "./session-id.js";
+
+const DEFAULT_IDLE_SECONDS = 86_400;
+const MAX_SECONDS = MAX_TTL_MS / 1000;
+/** Each failed attempt means that another writer succeeded. */
+const UPDATE_ATTEMPTS = 16;
+
+/** Options of {@link SessionStore}. */
+export interface SessionStoreOptions extends SealerOptions {
+  /** The keys. */
+  readonly ring: KeyRing;
+  /** Where the envelopes lie. */
+  readonly store: EnvelopeStore;
+  /** Idle time-out: the time to live of a session, in seconds. @defaultValue 86400 (24 h) */
+  readonly idleSeconds?: number;
+  /** Whether reads and writes of a session start its idle time anew; otherwise it ends `idleSeconds` after its creation. @defaultValue true */
+  readonly sliding?: boolean;
+  /** Absolute life from the creation, in seconds; authenticated in the envelope, so that no clock or command of the store extends it. @defaultValue none */
+  readonly absoluteSeconds?: number;
+  /** What the store's key holds instead of the session id. @defaultValue "digest" */
+  readonly storedIds?: StoredIdMode;
+}
+
+/**
+ * Keeps sessions of type `T`.
+ *
+ * "No such session" is `undefined` or `false`: never there, expired, destroyed, an id that cannot be one, or sealed under a revoked or retired
+ * key. A store or KMS that cannot be asked throws `STORE_UNAVAILABLE` or `KEY_UNAVAILABLE` instead: nobody is logged out because a server failed
+ * over. Bytes that were tampered with throw `ENVELOPE_REJECTED`.
+ */
+export class SessionStore<T = unknown> {
+  readonly #store: EnvelopeStore;
+  readonly #ring: KeyRing;
+  readonly #sealer: Sealer;
+  readonly #maxEnvelopeBytes: number | undefined;
+  readonly #idleMs: number;
+  readonly #absoluteMs: number | undefined;
+  readonly #sliding: boolean;
+  readonly #storedIds: StoredIdMode;
+
+  /** @throws TypeError or RangeError when an option is wrong. */
+  constructor(options: SessionStoreOptions) {
+    this.#store = requireMethods(
+      "store",
+      options.store,
+      "get",
+      "set",
+      "compareAndSet",
+      "touch",
+      "destroy",
+      "ttlMs",
+      "scan",
+    );
+    this.#sealer = new Sealer(options);
+    this.#ring = options.ring;
+    this.#maxEnvelopeBytes = options.maxEnvelopeBytes;
+    this.#idleMs = 1000 * requireInteger("idleSeconds", options.idleSeconds ?? DEFAULT_IDLE_SECONDS, 1, MAX_SECONDS);
+    this.#absoluteMs =
+      options.absoluteSeconds === undefined
+        ? undefined
+        : 1000 * requireInteger("absoluteSeconds", options.absoluteSeconds, 1, MAX_SECONDS);
+    this.#sliding = options.sliding ?? true;
+    this.#storedIds = options.storedIds ?? "digest";
+    if (this.#storedIds !== "digest" && this.#storedIds !== "verbatim") {
+      throw new RangeError('storedIds must be "digest" or "verbatim"');
+    }
+    if (this.#storedIds === "verbatim" && options.clientBound) {
+      throw new RangeError("clientBound needs digest storedIds: with verbatim ones the store holds the client's secret");
+    }
+  }
+
+  /**
+   * Starts a session.
+   *
+   * @param session - What the codec can keep.
+   * @param sessionId - An id that the caller made. @defaultValue a new one with 256 random bits
+   * @returns The session id, for the cookie.
+   * @throws SealedSessionError `SESSION_EXISTS` when a session lives under this id, `SESSION_ID_INVALID`, `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`;
+   *   UnsupportedValueError.
+   */
+  async create(session: T, sessionId: string = createSessionId(this.#ring.random)): Promise<string> {
+    const storedId = this.#requireStoredId(sessionId);
+    const notAfterMs = this.#absoluteMs === undefined ? undefined : this.#ring.clock() + this.#absoluteMs;
+    await this.#insert(storedId, sessionId, session, notAfterMs, this.#ttl(notAfterMs));
+    return sessionId;
+  }
+
+  /** Reads a session and, where sessions slide, starts its idle time anew in the same command. */
+  async get(sessionId: string): Promise<T | undefined> {
+    const storedId = this.#storedId(sessionId);
+    if (storedId === undefined) return undefined;
+    const bytes = await this.#store.get(storedId, this.#sliding ? { slideMs: this.#idleMs } : undefined);
+    return bytes === undefined ? undefined : (await this.#open(bytes, storedId, sessionId))?.session;
+  }
+
+  /**
+   * Replaces a session that still exists; a destroyed one does not come back. Of concurrent writers the last one wins.
+   *
+   * @returns `false` when there is no such session.
+   * @throws SealedSessionError `SESSION_ID_INVALID`, `STORE_CONFLICT`, `ENVELOPE_REJECTED`, `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`; UnsupportedValueError.
+   */
+  async set(sessionId: string, session: T): Promise<boolean> {
+    const storedId = this.#requireStoredId(sessionId);
+    // What the envelope says of the end of life, or the store of the remaining time, has to be kept: that takes a read.
+    if (this.#absoluteMs !== undefined || !this.#sliding) {
+      return (await this.update(sessionId, () => session)) !== undefined;
+    }
+    const envelope = await this.#seal(session, storedId, sessionId, undefined);
+    return this.#store.set(storedId, envelope, { ttlMs: this.#idleMs, condition: "present" });
+  }
+
+  /**
+   * Reads a session, changes it, and writes it unless another writer came first; then again from the start.
+   *
+   * @param change - Gets the session and returns the new one. It may be called several times.
+   * @returns The session as written, or `undefined` when there is no such session.
+   * @throws SealedSessionError `STORE_CONFLICT` after 16 attempts; as {@link SessionStore.set}.
+   */
+  async update(sessionId: string, change: (session: T) => T | Promise<T>): Promise<T | undefined> {
+    const storedId = this.#requireStoredId(sessionId);
+    for (let attempt = 0; attempt < UPDATE_ATTEMPTS; attempt++) {
+      const bytes = await this.#store.get(storedId);
+      const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
+      if (bytes === undefined || found === undefined) return undefined;
+      const session = await change(found.session);
+      const envelope = await this.#seal(session, storedId, sessionId, found.notAfterMs);
+      const ttl = this.#sliding ? { ttlMs: this.#ttl(found.notAfterMs) } : undefined;
+      if (await this.#store.compareAndSet(storedId, bytes, envelope, ttl)) return session;
+    }
+    throw new SealedSessionError("STORE_CONFLICT", `other writers came first ${UPDATE_ATTEMPTS} times`);
+  }
+
+  /** Starts the idle time anew where sessions slide. @returns `false` when there is no such session. */
+  async touch(sessionId: string): Promise<boolean> {
+    const storedId = this.#storedId(sessionId);
+    if (storedId === undefined) return false;
+    // Only the envelope knows whether its absolute life has ended.
+    if (this.#absoluteMs !== undefined) return (await this.get(sessionId)) !== undefined;
+    if (this.#sliding) return this.#store.touch(storedId, this.#idleMs);
+    return (await this.#store.ttlMs(storedId)) !== undefined;
+  }
+
+  /** Ends a session. @returns `false` when there was none. */
+  async destroy(sessionId: string): Promise<boolean> {
+    const storedId = this.#storedId(sessionId);
+    return storedId !== undefined && this.#store.destroy(storedId);
+  }
+
+  /**
+   * Moves a session to a new id, as every login should (session fixation). Its absolute life goes on.
+   *
+   * @param change - Gets the session and returns the one to be kept. @defaultValue the session as it is
+   * @returns The new session id, or `undefined` when there is no such session, also when it was destroyed meanwhile.
+   * @throws As {@link SessionStore.create}.
+   */
+  async regenerate(sessionId: string, change: (session: T) => T | Promise<T> = (session) => session): Promise<string | undefined> {
+    const storedId = this.#storedId(sessionId);
+    const bytes = storedId === undefined ? undefined : await this.#store.get(storedId);
+    if (storedId === undefined || bytes === undefined) return undefined;
+    const found = await this.#open(bytes, storedId, sessionId);
+    const ttlMs = this.#sliding ? this.#ttl(found?.notAfterMs) : await this.#store.ttlMs(storedId);
+    if (found === undefined || ttlMs === undefined) return undefined;
+    const session = await change(found.session);
+
+    const newId = createSessionId(this.#ring.random);
+    const newStoredId = this.#requireStoredId(newId);
+    await this.#insert(newStoredId, newId, session, found.notAfterMs, ttlMs);
+    if (await this.#store.destroy(storedId)) return newId;
+    // Logged out in between: the new id must not outlive that.
+    await this.#store.destroy(newStoredId);
+    return undefined;
+  }
+
+  async #insert(
+    storedId: string,
+    sessionId: string,
+    session: T,
+    notAfterMs: number | undefined,
+    ttlMs: number,
+  ): Promise<void> {
+    const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
+    if (await this.#store.set(storedId, envelope, { ttlMs, condition: "absent" })) return;
+    throw new SealedSessionError("SESSION_EXISTS", "a session lives under this id already");
+  }
+
+  #seal(session: T, storedId: string, sessionId: string, notAfterMs: number | undefined): Promise<Uint8Array> {
+    return this.#sealer.seal(session, storedId, { notAfterMs, sessionId });
+  }
+
+  /** @returns `undefined` when the session counts as gone. */
+  async #open(
+    bytes: Uint8Array,
+    storedId: string,
+    sessionId: string,
+  ): Promise<{ session: T; notAfterMs: number | undefined } | undefined> {
+    try {
+      const session = (await this.#openWarmFirst(bytes, storedId, sessionId)) as T;
+      // Authentic, now that it has opened.
+      const notAfter = parseEnvelope(bytes, this.#maxEnvelopeBytes)?.notAfter;
+      return { session, notAfterMs: notAfter === undefined ? undefined : notAfter * 1000 };
+    } catch (error) {
+      const gone = (["ENVELOPE_EXPIRED", "KEY_REVOKED", "KEY_RETIRED"] as const).find((code) => hasCode(error, code));
+      if (gone !== undefined) {
+        report({ type: "session-dropped", code: gone });
+        return undefined;
+      }
+      if (hasCode(error, "ENVELOPE_REJECTED")) report({ type: "envelope-rejected" });
+      throw error;
+    }
+  }
+
+  #openWarmFirst(bytes: Uint8Array, storedId: string, sessionId: string): unknown {
+    try {
+      return this.#sealer.openSync(bytes, storedId, { sessionId });
+    } catch (error) {
+      if (!hasCode(error, "KEY_UNAVAILABLE")) throw error;
+      return this.#sealer.open(bytes, storedId, { sessionId });
+    }
+  }
+
+  /** The idle time, cut at the end of the absolute life. */
+  #ttl(notAfterMs: number | undefined): number {
+    if (notAfterMs === undefined) return this.#idleMs;
+    return Math.max(1, Math.min(this.#idleMs, notAfterMs - this.#ring.clock()));
+  }
+
+  #storedId(sessionId: string): string | undefined {
+    return storedIdOf(sessionId, this.#storedIds);
+  }
+
+  #requireStoredId(sessionId: string): string {
+    const storedId = this.#storedId(sessionId);
+    if (storedId !== undefined) return storedId;
+    const limit = this.#storedIds === "verbatim" ? " without braces" : "";
+    throw new SealedSessionError("SESSION_ID_INVALID", `a session id must have 16 to 512 bytes of UTF-8${limit}`);
+  }
+}

@@ -1,0 +1,52 @@
+/**
+ * Failures of Redis as the caller sees them: `STORE_UNAVAILABLE`, without a key and without a byte of data.
+ *
+ * ioredis hangs the command with all its arguments on its errors, and Redis quotes arguments in some of its messages. So an error
+ * never goes on as it came: its cause is a copy of what is known to be harmless.
+ */
+import { SealedSessionError } from "@sealed-session/core";
+
+/** The first word of an error reply, such as MOVED, LOADING or WRONGTYPE. */
+const REPLY_CODE = /^-?([A-Z][A-Z0-9_]{1,30})\b/;
+const HARMLESS_FIELDS = ["code", "errno", "syscall", "address", "port"] as const;
+
+/**
+ * @param error - What ioredis threw; one of ours goes through as it is.
+ * @returns an error with the code `STORE_UNAVAILABLE`.
+ */
+export function storeError(error: unknown): SealedSessionError {
+  if (error instanceof SealedSessionError) return error;
+  const cause = harmless(error);
+  return new SealedSessionError("STORE_UNAVAILABLE", `Redis cannot be asked: ${cause.message}`, { cause });
+}
+
+/** @returns an error with the code `STORE_UNAVAILABLE` for something that Redis did not say itself. */
+export function unavailable(reason: string): SealedSessionError {
+  return new SealedSessionError("STORE_UNAVAILABLE", `Redis cannot be asked: ${reason}`);
+}
+
+/** @returns the first word of an error reply of Redis, or `undefined` for any other error. */
+export function replyCode(error: unknown): string | undefined {
+  return isReply(error) ? REPLY_CODE.exec(error.message)?.[1] : undefined;
+}
+
+function harmless(error: unknown): Error {
+  if (!(error instanceof Error)) return new Error("it failed with something that is no error");
+  const cause: Error & Record<string, unknown> = Object.assign(new Error(harmlessMessage(error)), {});
+  cause.name = String(error.name);
+  for (const field of HARMLESS_FIELDS) {
+    const value: unknown = (error as unknown as Record<string, unknown>)[field];
+    if (typeof value === "string" || typeof value === "number") cause[field] = value;
+  }
+  return cause;
+}
+
+function harmlessMessage(error: Error): string {
+  if (isReply(error)) return `it answered ${replyCode(error) ?? "with an error"}`;
+  // "Too many Cluster redirections. Last error: ReplyError: …" quotes a reply.
+  return error.message.replace(/(Last error:\s*\w*:?\s*[A-Z]*)[^]*$/, "$1");
+}
+
+function isReply(error: unknown): error is Error {
+  return error instanceof Error && error.name === "ReplyError";
+}
