@@ -18,6 +18,7 @@ const core = (backend: "node" | "portable") => ({
 export default defineConfig({
   root,
   test: {
+    reporters: ["default", `${root}.config/summary-reporter.ts`],
     projects: [
       core("node"),
       core("portable"),

@@ -25,15 +25,19 @@ export {
   SealedSessionError,
   UnsupportedValueError,
 } from "./errors.js";
+export { type FileKeyRingStoreOptions, fileKeyRingStore } from "./file-key-ring-store.js";
 export { KeyRing, type KeyRingOptions, type KeyStatus, type PublishOptions } from "./key-ring.js";
-export type {
-  KeyRingStore,
-  StoredKeyRecord,
-  WriteKeyRecordOptions,
-  WriteKeyRecordResult,
+export {
+  type KeyRingStore,
+  type MemoryKeyRingStoreOptions,
+  memoryKeyRingStore,
+  type StoredKeyRecord,
+  type WriteKeyRecordOptions,
+  type WriteKeyRecordResult,
 } from "./key-ring-store.js";
 export type { EncryptionContext, GeneratedDataKey, Kms, KmsCallOptions } from "./kms.js";
 export { type LocalKmsOptions, localKms } from "./local-kms.js";
+export { type MemoryStoreOptions, memoryStore } from "./memory-store.js";
 export type { KeyState } from "./ring-records.js";
 export { type OpenOptions, Sealer, type SealerOptions, type SealOptions } from "./sealer.js";
 export { createSessionId, type StoredIdMode, storedIdOf } from "./session-id.js";
