@@ -3,7 +3,17 @@
  * envelope, a new data key comes, users log out. Without a Redis at hand it runs on the memory store.
  */
 import { randomBytes } from "node:crypto";
-import { type EnvelopeStore, hasCode, KeyRing, localKms, memoryKeyRingStore, memoryStore, parseEnvelope, SessionStore, storedIdOf } from "@sealed-session/core";
+import {
+  type EnvelopeStore,
+  hasCode,
+  KeyRing,
+  localKms,
+  memoryKeyRingStore,
+  memoryStore,
+  parseEnvelope,
+  SessionStore,
+  storedIdOf,
+} from "@sealed-session/core";
 import { redisKeyRingStore, redisStore } from "@sealed-session/redis";
 import { NoRedisSourceError, startRedisCluster } from "@sealed-session/test/servers";
 import Table from "cli-table3";
@@ -116,7 +126,11 @@ async function openBackend() {
 }
 
 function sizes(sessions: readonly Session[], envelopes: readonly Uint8Array[]): void {
-  const table = new Table({ head: ["user", "as JSON", "sealed"], colAligns: ["left", "right", "right"], style: { head: [], border: [], compact: true } });
+  const table = new Table({
+    head: ["user", "as JSON", "sealed"],
+    colAligns: ["left", "right", "right"],
+    style: { head: [], border: [], compact: true },
+  });
   for (const [i, session] of sessions.entries()) {
     table.push([session.user_id, `${JSON.stringify(session).length} B`, `${envelopes[i]?.length} B`]);
   }
@@ -132,7 +146,11 @@ async function printCommands(client: Cluster): Promise<void> {
     }
   }
   heading("Commands that the three masters counted");
-  const table = new Table({ head: ["command", "calls", "for"], colAligns: ["left", "right", "left"], style: { head: [], border: [], compact: true } });
+  const table = new Table({
+    head: ["command", "calls", "for"],
+    colAligns: ["left", "right", "left"],
+    style: { head: [], border: [], compact: true },
+  });
   const uses = [
     ["set", "logging in; also the thief's writes"],
     ["getex", "reading, with and without sliding"],
@@ -163,7 +181,10 @@ function hours(ms: number | undefined): string {
 
 /** Header and ciphertext in hexadecimal, a line for every 38 bytes: the first line is the header. */
 function wrapHex(bytes: Uint8Array): string {
-  const lines = Buffer.from(bytes).toString("hex").match(/.{1,76}/g) ?? [];
+  const lines =
+    Buffer.from(bytes)
+      .toString("hex")
+      .match(/.{1,76}/g) ?? [];
   return [`${bytes.length} bytes`, ...lines].join(`\n${" ".repeat(12)}`);
 }
 

@@ -123,6 +123,6 @@ function doubled(block: Uint8Array): Uint8Array {
   for (let i = 0; i < BLOCK_BYTES; i++) {
     result[i] = ((block[i] as number) << 1) | ((block[i + 1] ?? 0) >> 7);
   }
-  result[BLOCK_BYTES - 1] = (result[BLOCK_BYTES - 1] as number) ^ ((block[0] as number) >> 7) * 0x87;
+  result[BLOCK_BYTES - 1] = (result[BLOCK_BYTES - 1] as number) ^ (((block[0] as number) >> 7) * 0x87);
   return result;
 }

@@ -22,7 +22,11 @@ export function requireUtf8(field: string, value: unknown, min: number, max: num
 }
 
 /** @returns `value`, an object with a function under each of `methods`. */
-export function requireMethods<T extends object>(field: string, value: T, ...methods: readonly (keyof T & string)[]): T {
+export function requireMethods<T extends object>(
+  field: string,
+  value: T,
+  ...methods: readonly (keyof T & string)[]
+): T {
   if (typeof value !== "object" || value === null) throw new TypeError(`${field} must be an object`);
   for (const method of methods) {
     if (typeof value[method] !== "function") throw new TypeError(`${field}.${method} must be a function`);

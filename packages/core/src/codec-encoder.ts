@@ -23,8 +23,8 @@ import { extensionHeaderBytes, Scratch } from "./codec-scratch.js";
 
 const MIN_INT64 = -(2n ** 63n);
 const MAX_UINT64 = 2n ** 64n - 1n;
-/** What is left free in front of a Map or Set until the length of its payload is known: the header of most. */
-const USUAL_HEADER_BYTES = 3;
+/** What is left free in front of a Map or Set until its length is known. A guess that is too long would pass the limit too early. */
+const SHORTEST_HEADER_BYTES = 2;
 
 const { entries } = Map.prototype;
 const { values } = Set.prototype;
@@ -251,18 +251,17 @@ export class Encoder extends Scratch {
   #openCollection(length: number): number {
     this.limit(length);
     const start = this.position;
-    this.position += USUAL_HEADER_BYTES;
+    this.position += SHORTEST_HEADER_BYTES;
     this.putArrayHeader(length);
     return start;
   }
 
   #closeCollection(type: number, start: number): void {
     this.reserve();
-    const payload = start + USUAL_HEADER_BYTES;
+    const payload = start + SHORTEST_HEADER_BYTES;
     const length = this.position - payload;
-    const shift = extensionHeaderBytes(length) - USUAL_HEADER_BYTES;
-    if (shift !== 0) this.buffer.copyWithin(payload + shift, payload, this.position);
-    if (shift < 0) this.buffer[this.position - 1] = 0; // Behind the end from now on, where nothing wipes.
+    const shift = extensionHeaderBytes(length) - SHORTEST_HEADER_BYTES;
+    if (shift > 0) this.buffer.copyWithin(payload + shift, payload, this.position);
     this.position = start;
     this.putExtension(type, length);
     this.position += length;

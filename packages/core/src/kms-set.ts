@@ -75,7 +75,9 @@ export class KmsSet {
         }
       }
       if (bytes === undefined) {
-        throw new SealedSessionError("KEY_UNAVAILABLE", `ring ${this.#ring}: no KMS makes a data key`, { cause: failure });
+        throw new SealedSessionError("KEY_UNAVAILABLE", `ring ${this.#ring}: no KMS makes a data key`, {
+          cause: failure,
+        });
       }
       const { commitment, sealingKey } = deriveKeys(bytes);
       sealingKey.fill(0);

@@ -52,7 +52,9 @@ export function localKms(options: LocalKmsOptions): Kms {
     );
   }
   const bytes =
-    keyFile === undefined ? keyFromEnvironment(keyVariable as string) : keyFromFile(requireUtf8("keyFile", keyFile, 1, 4096), random);
+    keyFile === undefined
+      ? keyFromEnvironment(keyVariable as string)
+      : keyFromFile(requireUtf8("keyFile", keyFile, 1, 4096), random);
   const key = backend.importKey(bytes);
   bytes.fill(0);
   return new LocalKms(name, key, random);
@@ -90,7 +92,9 @@ class LocalKms implements Kms {
       const dataKey = openXaes(backend, this.#key, nonce, aadOf(context), wrapped.subarray(1 + NONCE_BYTES));
       if (dataKey !== undefined) return dataKey;
     }
-    throw new KmsError("KMS_DENIED", "the wrapped key does not belong to this local key and context", { kms: this.name });
+    throw new KmsError("KMS_DENIED", "the wrapped key does not belong to this local key and context", {
+      kms: this.name,
+    });
   }
 
   #refuseAborted(options: KmsCallOptions | undefined): void {
@@ -102,7 +106,9 @@ class LocalKms implements Kms {
 
 /** The entries sorted by name, each name and value a part of format 4.2. */
 function aadOf(context: EncryptionContext): Uint8Array {
-  const parts = Object.entries(context).sort(([a], [b]) => (a < b ? -1 : 1)).flat();
+  const parts = Object.entries(context)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .flat();
   const aad = writeContext(...parts);
   if (aad === undefined) throw new RangeError("context must be well-formed Unicode of at most 65535 bytes an entry");
   return aad;
@@ -110,7 +116,8 @@ function aadOf(context: EncryptionContext): Uint8Array {
 
 function keyFromEnvironment(variable: string): Uint8Array {
   const text = process.env[variable];
-  if (text === undefined) throw new SealedSessionError("LOCAL_KMS_REFUSED", `the environment variable ${variable} is not set`);
+  if (text === undefined)
+    throw new SealedSessionError("LOCAL_KMS_REFUSED", `the environment variable ${variable} is not set`);
   return parseKey(text, `the environment variable ${variable}`);
 }
 
@@ -142,7 +149,10 @@ function keyFromFile(path: string, random: RandomFill): Uint8Array {
 function readKeyFile(path: string): Uint8Array {
   const text = readFileSync(path, "utf8");
   if (process.platform !== "win32" && (statSync(path).mode & 0o077) !== 0) {
-    throw new SealedSessionError("LOCAL_KMS_REFUSED", `the key file ${path} must be readable by its owner alone (mode 0600)`);
+    throw new SealedSessionError(
+      "LOCAL_KMS_REFUSED",
+      `the key file ${path} must be readable by its owner alone (mode 0600)`,
+    );
   }
   return parseKey(text.trim(), `the key file ${path}`);
 }

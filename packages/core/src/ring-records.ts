@@ -92,10 +92,12 @@ export class RingRecords {
     if (known !== undefined && equal(known.stored, bytes)) return;
     const record = decodeRecord(bytes);
     if (record === undefined || keyIdOf(record) !== keyId) {
-      return report({ type: "key-record-refused", ring: this.#ring, keyId, reason: "malformed" });
+      report({ type: "key-record-refused", ring: this.#ring, keyId, reason: "malformed" });
+      return;
     }
     if (record.activatesAt > now + this.#options.maxAheadMs && record.state === RecordState.enabled) {
-      return report({ type: "key-record-refused", ring: this.#ring, keyId, reason: "too far in the future" });
+      report({ type: "key-record-refused", ring: this.#ring, keyId, reason: "too far in the future" });
+      return;
     }
     if (known === undefined) {
       const entry = { record, stored: bytes, firstSeenAt: now, confirmed: false, dataKey: undefined };
@@ -146,7 +148,8 @@ export class RingRecords {
   /** Unwraps an enabled record that is not verified yet, unless these very bytes were refused before. */
   async #verify(keyId: string, entry: RingEntry): Promise<void> {
     if (entry.stranger !== undefined) return this.#verifyStranger(keyId, entry, entry.stranger);
-    if (entry.dataKey !== undefined || entry.record.state !== RecordState.enabled || this.#options.revoked.has(keyId)) return;
+    if (entry.dataKey !== undefined || entry.record.state !== RecordState.enabled || this.#options.revoked.has(keyId))
+      return;
     if (entry.refusedAt !== undefined && this.#options.clock() - entry.refusedAt < this.#options.refusedRetryMs) return;
     const outcome = await this.#kms.unwrap(entry.record);
     if (this.#closed) return outcome.dataKey?.wipe();
@@ -186,7 +189,11 @@ export interface CurrentPolicy {
  * @param records - Verified records.
  * @param now - In milliseconds since 1970-01-01T00:00:00Z.
  */
-export function chooseCurrent(records: readonly KeyRecord[], now: number, policy: CurrentPolicy): KeyRecord | undefined {
+export function chooseCurrent(
+  records: readonly KeyRecord[],
+  now: number,
+  policy: CurrentPolicy,
+): KeyRecord | undefined {
   let chosen: KeyRecord | undefined;
   for (const record of records) {
     if (record.state !== RecordState.enabled || record.activatesAt > now) continue;

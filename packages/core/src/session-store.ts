@@ -3,8 +3,8 @@
  */
 import { requireInteger, requireMethods } from "./argument.js";
 import { report } from "./diagnostics.js";
-import { type EnvelopeStore, MAX_TTL_MS } from "./envelope-store.js";
 import { parseEnvelope } from "./envelope.js";
+import { type EnvelopeStore, MAX_TTL_MS } from "./envelope-store.js";
 import { hasCode, SealedSessionError } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
 import { Sealer, type SealerOptions } from "./sealer.js";
@@ -75,7 +75,9 @@ export class SessionStore<T = unknown> {
       throw new RangeError('storedIds must be "digest" or "verbatim"');
     }
     if (this.#storedIds === "verbatim" && options.clientBound) {
-      throw new RangeError("clientBound needs digest storedIds: with verbatim ones the store holds the client's secret");
+      throw new RangeError(
+        "clientBound needs digest storedIds: with verbatim ones the store holds the client's secret",
+      );
     }
   }
 
@@ -163,7 +165,10 @@ export class SessionStore<T = unknown> {
    * @returns The new session id, or `undefined` when there is no such session, also when it was destroyed meanwhile.
    * @throws As {@link SessionStore.create}.
    */
-  async regenerate(sessionId: string, change: (session: T) => T | Promise<T> = (session) => session): Promise<string | undefined> {
+  async regenerate(
+    sessionId: string,
+    change: (session: T) => T | Promise<T> = (session) => session,
+  ): Promise<string | undefined> {
     const storedId = this.#storedId(sessionId);
     const bytes = storedId === undefined ? undefined : await this.#store.get(storedId);
     if (storedId === undefined || bytes === undefined) return undefined;

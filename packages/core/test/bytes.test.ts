@@ -18,9 +18,12 @@ describe.each([
     }
   });
 
-  it.each(["A", "AA=", "AB", "A+", "A/", " AA", "AAAAA", "é"])("refuses %j, which is not canonical base64url", (text) => {
-    expect(fromBase64url(text)).toBeUndefined();
-  });
+  it.each(["A", "AA=", "AB", "A+", "A/", " AA", "AAAAA", "é"])(
+    "refuses %j, which is not canonical base64url",
+    (text) => {
+      expect(fromBase64url(text)).toBeUndefined();
+    },
+  );
 
   it("makes one character of each byte", () => {
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);

@@ -30,7 +30,10 @@ describe("key record", () => {
     ["a tombstone without wraps", { ...record, state: RecordState.retired, wraps: [] }],
     ["as early as possible", { ...record, activatesAt: 0 }],
     ["as late as possible", { ...record, activatesAt: MAX_ACTIVATES_AT }],
-    ["with eight wraps", { ...record, wraps: Array.from({ length: 8 }, (_, i) => ({ kms: `kms ${i}`, wrapped: bytes32(i) })) }],
+    [
+      "with eight wraps",
+      { ...record, wraps: Array.from({ length: 8 }, (_, i) => ({ kms: `kms ${i}`, wrapped: bytes32(i) })) },
+    ],
     ["with a name of 64 bytes", { ...record, wraps: [{ kms: "é".repeat(32), wrapped: bytes32(0) }] }],
     ["with a wrapped key of 4096 bytes", { ...record, wraps: [{ kms: "a", wrapped: new Uint8Array(4096) }] }],
   ] as [string, KeyRecord][])("%s reads back as written (5.1)", (_, original) => {

@@ -27,19 +27,17 @@ describe("localKms", () => {
 
   it("takes the key that another process wrote a moment earlier", async () => {
     const keyFile = path();
-    const other = { wrapped: new Uint8Array(0) };
-    // Drawing the random key is the last moment before the file is put in its place.
+    // Drawing random bytes is the last thing before the file is put in its place.
     const kms = localKms({
       keyFile,
       random: (target) => {
         target.fill(7);
-        vi.stubEnv("LOCAL_KEY", KEY);
         writeFileSync(keyFile, KEY, { mode: 0o600 });
       },
     });
     vi.stubEnv("LOCAL_KEY", KEY);
-    other.wrapped = (await localKms({ keyVariable: "LOCAL_KEY" }).generate(context)).wrapped;
-    expect(await kms.unwrap(other.wrapped, context)).toHaveLength(32);
+    const { wrapped } = await localKms({ keyVariable: "LOCAL_KEY" }).generate(context);
+    expect(await kms.unwrap(wrapped, context)).toHaveLength(32);
   });
 
   it("takes its key from an environment variable", async () => {
@@ -98,16 +96,19 @@ describe("localKms", () => {
     expect(await codeThrown(() => localKms({ keyFile }))).toBe("LOCAL_KMS_REFUSED");
   });
 
-  it.each(["", "abc", `${KEY}A`, KEY.slice(1), KEY.replace(/.$/, "=")])("refuses a key that is not 32 bytes: %j", async (text) => {
-    const keyFile = path();
-    localKms({ keyFile });
-    writeFileSync(keyFile, text);
-    const error = await codeOrMessage(() => localKms({ keyFile }));
-    expect(error.code).toBe("LOCAL_KMS_REFUSED");
-    if (text.length > 3) expect(error.message).not.toContain(text.slice(0, 8));
-    vi.stubEnv("LOCAL_KEY", text);
-    expect(await codeThrown(() => localKms({ keyVariable: "LOCAL_KEY" }))).toBe("LOCAL_KMS_REFUSED");
-  });
+  it.each(["", "abc", `${KEY}A`, KEY.slice(1), KEY.replace(/.$/, "=")])(
+    "refuses a key that is not 32 bytes: %j",
+    async (text) => {
+      const keyFile = path();
+      localKms({ keyFile });
+      writeFileSync(keyFile, text);
+      const error = await codeOrMessage(() => localKms({ keyFile }));
+      expect(error.code).toBe("LOCAL_KMS_REFUSED");
+      if (text.length > 3) expect(error.message).not.toContain(text.slice(0, 8));
+      vi.stubEnv("LOCAL_KEY", text);
+      expect(await codeThrown(() => localKms({ keyVariable: "LOCAL_KEY" }))).toBe("LOCAL_KMS_REFUSED");
+    },
+  );
 
   it("refuses a variable that is not set", async () => {
     expect(await codeThrown(() => localKms({ keyVariable: "NO_SUCH_KEY" }))).toBe("LOCAL_KMS_REFUSED");

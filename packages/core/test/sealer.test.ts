@@ -153,7 +153,8 @@ describe("an envelope is rejected", () => {
     const { sealer, kms } = await sealerFixture();
     const [dataKey] = kms.made as [Uint8Array];
     const sealed = (...payload: number[]) =>
-      sealPayload(Uint8Array.from(payload), { dataKey, context: ["session", "", ID], nonce: new Uint8Array(24) }).envelope;
+      sealPayload(Uint8Array.from(payload), { dataKey, context: ["session", "", ID], nonce: new Uint8Array(24) })
+        .envelope;
     expect(await sealer.open(sealed(0xc0), ID)).toBeNull();
     for (const payload of [[0xc1], [0xc0, 0xc0], [0x91], [0xd9, 0x01, 0xff], [0xc7, 0x01, 0x63, 0x00]]) {
       expect(await codeThrown(sealer.open(sealed(...payload), ID))).toBe("ENVELOPE_REJECTED");
@@ -200,7 +201,9 @@ describe("CLIENT_BOUND (3.4)", () => {
   it("does not open for a reader without the session id", async () => {
     const { sealer, ring } = await sealerFixture({ clientBound: true });
     const envelope = sealer.sealSync(session, ID, { sessionId: SESSION_ID });
-    expect(await codeThrown(new Sealer({ ring }).open(envelope, ID, { sessionId: SESSION_ID }))).toBe("ENVELOPE_REJECTED");
+    expect(await codeThrown(new Sealer({ ring }).open(envelope, ID, { sessionId: SESSION_ID }))).toBe(
+      "ENVELOPE_REJECTED",
+    );
     expect(() => sealer.openSync(envelope, ID)).toThrow(TypeError);
     expect(() => sealer.sealSync(session, ID)).toThrow(TypeError);
     expect(() => sealer.sealSync(session, ID, { sessionId: "short" })).toThrow(TypeError);

@@ -13,7 +13,9 @@ describe("createSessionId", () => {
 describe("storedIdOf", () => {
   it("is base64url of the first 18 bytes of SHA-256 (4.3)", () => {
     // SHA-256 of sixteen "a", as sha256sum prints it.
-    expect(storedIdOf("a".repeat(16))).toBe(base64url(Buffer.from("0c0beacef8877bbf2416eb00f2b5dc96354e26dd1df5517320459b1236860f8c".slice(0, 36), "hex")));
+    expect(storedIdOf("a".repeat(16))).toBe(
+      base64url(Buffer.from("0c0beacef8877bbf2416eb00f2b5dc96354e26dd1df5517320459b1236860f8c".slice(0, 36), "hex")),
+    );
   });
 
   it("is the session id itself in verbatim mode", () => {
@@ -32,9 +34,12 @@ describe("storedIdOf", () => {
     expect(storedIdOf(id, "verbatim")).toBeUndefined();
   });
 
-  it.each(["a".repeat(512), "é".repeat(256), "é".repeat(8), "a".repeat(16)])("takes a session id at the limits (3.6)", (id) => {
-    expect(storedIdOf(id)).toHaveLength(24);
-  });
+  it.each(["a".repeat(512), "é".repeat(256), "é".repeat(8), "a".repeat(16)])(
+    "takes a session id at the limits (3.6)",
+    (id) => {
+      expect(storedIdOf(id)).toHaveLength(24);
+    },
+  );
 
   it.each(["{aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaa}", "a{b}aaaaaaaaaaaaaaaa"])(
     "refuses braces in verbatim mode, where they would choose the cluster's slot",

@@ -25,7 +25,10 @@ beforeEach(() => {
 });
 afterEach(() => void unsubscribe(DIAGNOSTICS_CHANNEL, collect));
 
-function storeFixture(options: Partial<SessionStoreOptions> = {}, wrap: (store: EnvelopeStore) => EnvelopeStore = (s) => s) {
+function storeFixture(
+  options: Partial<SessionStoreOptions> = {},
+  wrap: (store: EnvelopeStore) => EnvelopeStore = (s) => s,
+) {
   const base = fixture();
   const envelopes = memoryStore({ clock: base.ring.clock });
   const sessions = new SessionStore<Session>({ ring: base.ring, store: wrap(envelopes), ...options });
@@ -80,15 +83,18 @@ describe("a session", () => {
     expect(await sessions.get(id)).toEqual({ user_id: 1 });
   });
 
-  it.each(["", "short", "a".repeat(513), `${"a".repeat(20)}\ud800`])("with an id that cannot be one does not exist, and is not written: %j", async (id) => {
-    const { sessions } = storeFixture();
-    expect(await sessions.get(id)).toBeUndefined();
-    expect(await sessions.touch(id)).toBe(false);
-    expect(await sessions.destroy(id)).toBe(false);
-    expect(await sessions.regenerate(id)).toBeUndefined();
-    expect(await codeThrown(sessions.set(id, { user_id: 1 }))).toBe("SESSION_ID_INVALID");
-    expect(await codeThrown(sessions.create({ user_id: 1 }, id))).toBe("SESSION_ID_INVALID");
-  });
+  it.each(["", "short", "a".repeat(513), `${"a".repeat(20)}\ud800`])(
+    "with an id that cannot be one does not exist, and is not written: %j",
+    async (id) => {
+      const { sessions } = storeFixture();
+      expect(await sessions.get(id)).toBeUndefined();
+      expect(await sessions.touch(id)).toBe(false);
+      expect(await sessions.destroy(id)).toBe(false);
+      expect(await sessions.regenerate(id)).toBeUndefined();
+      expect(await codeThrown(sessions.set(id, { user_id: 1 }))).toBe("SESSION_ID_INVALID");
+      expect(await codeThrown(sessions.create({ user_id: 1 }, id))).toBe("SESSION_ID_INVALID");
+    },
+  );
 });
 
 describe("the idle time-out", () => {
@@ -117,14 +123,17 @@ describe("the idle time-out", () => {
 
   it("slides in the same command as the read", async () => {
     const calls: unknown[][] = [];
-    const { sessions } = storeFixture({ idleSeconds: 60 }, (store) =>
-      new Proxy(store, {
-        get: (target, name: keyof EnvelopeStore) =>
-          (...args: unknown[]) => {
-            calls.push([name, ...args]);
-            return (target[name] as (...args: unknown[]) => unknown).apply(target, args);
-          },
-      }),
+    const { sessions } = storeFixture(
+      { idleSeconds: 60 },
+      (store) =>
+        new Proxy(store, {
+          get:
+            (target, name: keyof EnvelopeStore) =>
+            (...args: unknown[]) => {
+              calls.push([name, ...args]);
+              return (target[name] as (...args: unknown[]) => unknown).apply(target, args);
+            },
+        }),
     );
     const id = await sessions.create({ user_id: 1 });
     calls.length = 0;
@@ -175,7 +184,9 @@ describe("update", () => {
     const { sessions } = storeFixture();
     const id = await sessions.create({ user_id: 1, visits: 0 });
     await Promise.all(
-      Array.from({ length: 10 }, () => sessions.update(id, (session) => ({ ...session, visits: (session.visits ?? 0) + 1 }))),
+      Array.from({ length: 10 }, () =>
+        sessions.update(id, (session) => ({ ...session, visits: (session.visits ?? 0) + 1 })),
+      ),
     );
     expect((await sessions.get(id))?.visits).toBe(10);
   });

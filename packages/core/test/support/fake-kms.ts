@@ -51,7 +51,8 @@ export function fakeKms(name = "fake"): FakeKms {
     async unwrap(wrapped, context) {
       await enter("unwrap", context);
       const ticket = tickets.get(String(wrapped));
-      if (ticket?.context !== JSON.stringify(context)) throw new KmsError("KMS_DENIED", "no such ticket", { kms: name });
+      if (ticket?.context !== JSON.stringify(context))
+        throw new KmsError("KMS_DENIED", "no such ticket", { kms: name });
       return ticket.dataKey.slice();
     },
   };

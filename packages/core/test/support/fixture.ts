@@ -23,7 +23,8 @@ export function fixture(options: Partial<KeyRingOptions> = {}): Fixture {
   const clock = () => now;
   const kms = fakeKms();
   const store = memoryKeyRingStore({ clock });
-  const process = (own: Partial<KeyRingOptions> = {}) => new KeyRing({ name: "web", kms, store, clock, ...options, ...own });
+  const process = (own: Partial<KeyRingOptions> = {}) =>
+    new KeyRing({ name: "web", kms, store, clock, ...options, ...own });
   return {
     kms,
     store,

@@ -27,16 +27,46 @@ const VALUES: [name: string, value: unknown][] = [
   ["bin", Uint8Array.of(0, 1, 127, 128, 255)],
   ["null", null],
   ["booleans", [true, false]],
-  ["integers at the borders of their forms", [0, 127, 128, 255, 256, 65_535, 65_536, 2 ** 32 - 1, -1, -32, -33, -128, -129, -32_768, -32_769, -(2 ** 31)]],
-  ["numbers that are floats", [0.5, -0, 2 ** 32, -(2 ** 31) - 1, Number.MAX_SAFE_INTEGER, Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]],
+  [
+    "integers at the borders of their forms",
+    [0, 127, 128, 255, 256, 65_535, 65_536, 2 ** 32 - 1, -1, -32, -33, -128, -129, -32_768, -32_769, -(2 ** 31)],
+  ],
+  [
+    "numbers that are floats",
+    [
+      0.5,
+      -0,
+      2 ** 32,
+      -(2 ** 31) - 1,
+      Number.MAX_SAFE_INTEGER,
+      Number.NaN,
+      Number.POSITIVE_INFINITY,
+      Number.NEGATIVE_INFINITY,
+    ],
+  ],
   ["BigInts of 64 bits", [0n, -1n, 2n ** 64n - 1n, -(2n ** 63n)]],
   ["BigInts beyond 64 bits", [2n ** 64n, -(2n ** 63n) - 1n, 2n ** 200n]],
   ["strings", ["", "ñandú 🦤", "x".repeat(32), "x".repeat(256)]],
   ["a string with unpaired surrogates", ["\ud83e", "a\udda4b"]],
-  ["dates", [new Date(0), new Date(1_732_300_000_000), new Date(1_732_300_000_123), new Date(-1), new Date(2 ** 34 * 1000)]],
+  [
+    "dates",
+    [new Date(0), new Date(1_732_300_000_000), new Date(1_732_300_000_123), new Date(-1), new Date(2 ** 34 * 1000)],
+  ],
   ["undefined and holes", Object.assign(new Array(3), { 1: undefined })],
-  ["a Map and a Set", { map: new Map<unknown, unknown>([["a", 1], [2, { b: null }]]), set: new Set([1, "a", null]) }],
-  ["typed arrays", [Int8Array.of(-1), Uint16Array.of(1, 2), Float64Array.of(0.5), BigInt64Array.of(-5n), Buffer.of(1, 2, 3)]],
+  [
+    "a Map and a Set",
+    {
+      map: new Map<unknown, unknown>([
+        ["a", 1],
+        [2, { b: null }],
+      ]),
+      set: new Set([1, "a", null]),
+    },
+  ],
+  [
+    "typed arrays",
+    [Int8Array.of(-1), Uint16Array.of(1, 2), Float64Array.of(0.5), BigInt64Array.of(-5n), Buffer.of(1, 2, 3)],
+  ],
   ["keys that are special to JavaScript", JSON.parse('{"__proto__": 1, "constructor": 2, "toJSON": 3}')],
   ["nested", { a: [{ b: [[{ c: null }]] }] }],
 ];
@@ -116,9 +146,16 @@ function recordVectors(): RecordVector[] {
     commitment: draw(32),
     activatesAt: NOW,
     state: RecordState.enabled,
-    wraps: [{ kms: "aws:eu-west-1", wrapped: draw(48) }, { kms: "local", wrapped: draw(73) }],
+    wraps: [
+      { kms: "aws:eu-west-1", wrapped: draw(48) },
+      { kms: "local", wrapped: draw(73) },
+    ],
   };
-  const good = [record, { ...record, state: RecordState.revoked }, { ...record, state: RecordState.retired, wraps: [] }];
+  const good = [
+    record,
+    { ...record, state: RecordState.revoked },
+    { ...record, state: RecordState.retired, wraps: [] },
+  ];
   const time = BigInt(NOW);
   const wraps = [["local", Uint8Array.from(draw(73))]];
   const { commitment } = record;
@@ -178,7 +215,13 @@ function currentVectors(): NonNullable<VectorFile["current"]> {
 
 function envelopeVectors(): EnvelopeVector[] {
   const vectors: EnvelopeVector[] = [];
-  const ok = (name: string, value: unknown, options: Partial<SealPayloadOptions> = {}, namespace = "", purpose = "session") => {
+  const ok = (
+    name: string,
+    value: unknown,
+    options: Partial<SealPayloadOptions> = {},
+    namespace = "",
+    purpose = "session",
+  ) => {
     const vector = sealVector(name, value, options, namespace, purpose);
     vectors.push(vector);
     return vector;
@@ -210,7 +253,12 @@ function sealVector(
   const client = sessionId();
   const id = storedIdOf(client) as string;
   const { commitment, sealingKey } = deriveKeys(dataKey);
-  const record = { commitment, activatesAt: NOW, state: RecordState.enabled, wraps: [{ kms: "list", wrapped: dataKey }] };
+  const record = {
+    commitment,
+    activatesAt: NOW,
+    state: RecordState.enabled,
+    wraps: [{ kms: "list", wrapped: dataKey }],
+  };
   const info = utf8(`sealed-session/v1/client${client}`);
   const plaintext = encode(value);
   const sealed = sealPayload(plaintext, {
@@ -243,7 +291,12 @@ function sealVector(
   };
 }
 
-function refusals(plain: EnvelopeVector, notAfter: EnvelopeVector, bound: EnvelopeVector, inline: EnvelopeVector): EnvelopeVector[] {
+function refusals(
+  plain: EnvelopeVector,
+  notAfter: EnvelopeVector,
+  bound: EnvelopeVector,
+  inline: EnvelopeVector,
+): EnvelopeVector[] {
   type Stage = NonNullable<EnvelopeVector["reject"]>["stage"];
   const list: EnvelopeVector[] = [];
   const add = (of: EnvelopeVector, mutation: string, stage: Stage, change: Partial<EnvelopeVector>) => {
@@ -255,13 +308,16 @@ function refusals(plain: EnvelopeVector, notAfter: EnvelopeVector, bound: Envelo
     return { envelope: toHex(change(bytes) ?? bytes) };
   };
   const xor = (of: EnvelopeVector, at: number, mask: number) =>
-    edit(of, (bytes) => void (bytes[at] = (bytes[at] as number) ^ mask));
+    edit(of, (bytes) => bytes.map((byte, i) => (i === at ? byte ^ mask : byte)));
   const stageOf = (at: number): Stage => (at < 2 ? "parse" : at < 14 ? "key" : "open");
 
   for (let at = 0; at < 42; at++) {
     add(notAfter, `header byte ${at} changed`, stageOf(at), xor(notAfter, at, at === 1 ? 0x10 : 0x01));
   }
-  for (const [flag, name] of [[1, "INLINE_KEY"], [4, "SHAPES"]] as const) {
+  for (const [flag, name] of [
+    [1, "INLINE_KEY"],
+    [4, "SHAPES"],
+  ] as const) {
     add(plain, `flag ${name} set`, "parse", xor(plain, 1, flag));
   }
   add(plain, "flag NOT_AFTER set", "open", xor(plain, 1, 2));
@@ -269,16 +325,45 @@ function refusals(plain: EnvelopeVector, notAfter: EnvelopeVector, bound: Envelo
   add(notAfter, "flag NOT_AFTER cleared", "open", xor(notAfter, 1, 2));
   add(bound, "flag CLIENT_BOUND cleared", "open", xor(bound, 1, 8));
   add(bound, "another client", "open", { sessionId: sessionId() });
-  add(plain, "version 0", "parse", edit(plain, (bytes) => void (bytes[1] = 0x00)));
-  add(plain, "version 15", "parse", edit(plain, (bytes) => void (bytes[1] = 0xf0)));
+  add(
+    plain,
+    "version 0",
+    "parse",
+    edit(plain, (bytes) => void bytes.set([0x00], 1)),
+  );
+  add(
+    plain,
+    "version 15",
+    "parse",
+    edit(plain, (bytes) => void bytes.set([0xf0], 1)),
+  );
   add(plain, "JSON", "parse", { envelope: toHex(utf8('{"user_id":123,"roles":["admin"],"created_at":1732300000}')) });
   for (const length of [0, 1, 2, 13, 14, 37, 38, 39, 54]) {
-    add(plain, `cut to ${length} bytes`, "parse", edit(plain, (bytes) => bytes.subarray(0, length)));
+    add(
+      plain,
+      `cut to ${length} bytes`,
+      "parse",
+      edit(plain, (bytes) => bytes.subarray(0, length)),
+    );
   }
-  for (const [cut, stage] of [[1, "open"], [15, "open"], [16, "open"]] as const) {
-    add(plain, `${cut} bytes cut off the end`, stage, edit(plain, (bytes) => bytes.subarray(0, bytes.length - cut)));
+  for (const [cut, stage] of [
+    [1, "open"],
+    [15, "open"],
+    [16, "open"],
+  ] as const) {
+    add(
+      plain,
+      `${cut} bytes cut off the end`,
+      stage,
+      edit(plain, (bytes) => bytes.subarray(0, bytes.length - cut)),
+    );
   }
-  add(plain, "a byte more", "open", edit(plain, (bytes) => Uint8Array.of(...bytes, 0)));
+  add(
+    plain,
+    "a byte more",
+    "open",
+    edit(plain, (bytes) => Uint8Array.of(...bytes, 0)),
+  );
   add(plain, "first byte of the ciphertext changed", "open", xor(plain, 38, 1));
   add(plain, "last byte of the tag changed", "open", xor(plain, hex(plain.envelope).length - 1, 0x80));
   add(plain, "another id", "open", { id: storedIdOf(sessionId()) as string });
@@ -291,9 +376,24 @@ function refusals(plain: EnvelopeVector, notAfter: EnvelopeVector, bound: Envelo
   add(notAfter, "long after its end", "expired", { now: NOT_AFTER * 1000 + 1e10 });
 
   const recordAt = 38 + 2;
-  add(inline, "record of length 0", "parse", edit(inline, (bytes) => void bytes.set([0, 0], 38)));
-  add(inline, "record longer than 8192 bytes", "parse", edit(inline, (bytes) => void bytes.set([0x20, 0x01], 38)));
-  add(inline, "record past the end", "parse", edit(inline, (bytes) => void bytes.set([0x1f, 0xff], 38)));
+  add(
+    inline,
+    "record of length 0",
+    "parse",
+    edit(inline, (bytes) => void bytes.set([0, 0], 38)),
+  );
+  add(
+    inline,
+    "record longer than 8192 bytes",
+    "parse",
+    edit(inline, (bytes) => void bytes.set([0x20, 0x01], 38)),
+  );
+  add(
+    inline,
+    "record past the end",
+    "parse",
+    edit(inline, (bytes) => void bytes.set([0x1f, 0xff], 38)),
+  );
   add(inline, "record that is none", "open", xor(inline, recordAt, 0x01));
   add(inline, "record of another key id", "open", xor(inline, recordAt + 4, 0x01));
   add(inline, "record whose commitment is not the key's", "open", xor(inline, recordAt + 4 + 31, 0x01));
@@ -317,4 +417,3 @@ function refusals(plain: EnvelopeVector, notAfter: EnvelopeVector, bound: Envelo
   }
   return list;
 }
-

@@ -3,7 +3,14 @@ import { backend } from "#backend";
 import { deriveAesKey, SENDER_BYTES, TAG_BYTES } from "../../src/aead.js";
 import { concat } from "../../src/bytes.js";
 import { deriveKeys } from "../../src/data-key.js";
-import { type EnvelopeHeader, headerBytes, KEY_ID_BYTES, NONCE_OFFSET, writeContext, writeHeader } from "../../src/envelope.js";
+import {
+  type EnvelopeHeader,
+  headerBytes,
+  KEY_ID_BYTES,
+  NONCE_OFFSET,
+  writeContext,
+  writeHeader,
+} from "../../src/envelope.js";
 
 /** What a payload is sealed with. */
 export interface SealPayloadOptions extends Partial<EnvelopeHeader> {

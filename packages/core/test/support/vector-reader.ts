@@ -1,5 +1,5 @@
 /** Opens a vector with a ring that holds exactly the data keys it names. */
-import { encodeRecord, deriveKeys, keyIdOf, RecordState } from "../../src/data-key.js";
+import { deriveKeys, encodeRecord, keyIdOf, RecordState } from "../../src/data-key.js";
 import { KmsError } from "../../src/errors.js";
 import { KeyRing } from "../../src/key-ring.js";
 import { memoryKeyRingStore } from "../../src/key-ring-store.js";

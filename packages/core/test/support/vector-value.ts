@@ -2,9 +2,11 @@
 
 /** @returns The value in a form for JSON. */
 export function toVectorValue(value: unknown): unknown {
-  if (typeof value === "string") return value.isWellFormed() ? value : { $utf16: Buffer.from(value, "utf16le").swap16().toString("hex") };
+  if (typeof value === "string")
+    return value.isWellFormed() ? value : { $utf16: Buffer.from(value, "utf16le").swap16().toString("hex") };
   if (typeof value === "bigint") return { $bigint: value.toString() };
-  if (typeof value === "number" && (!Number.isFinite(value) || Object.is(value, -0))) return { $number: Object.is(value, -0) ? "-0" : String(value) };
+  if (typeof value === "number" && (!Number.isFinite(value) || Object.is(value, -0)))
+    return { $number: Object.is(value, -0) ? "-0" : String(value) };
   if (value === undefined) return { $undefined: true };
   if (value instanceof Date) return { $date: value.getTime() };
   if (value instanceof Map) return { $map: [...value].map((entry) => entry.map(toVectorValue)) };
@@ -13,7 +15,8 @@ export function toVectorValue(value: unknown): unknown {
     const bytes = Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString("hex");
     return value.constructor === Uint8Array ? { $bytes: bytes } : { $typed: value.constructor.name, bytes };
   }
-  if (Array.isArray(value)) return Array.from(value, (item, index) => (index in value ? toVectorValue(item) : { $hole: true }));
+  if (Array.isArray(value))
+    return Array.from(value, (item, index) => (index in value ? toVectorValue(item) : { $hole: true }));
   if (typeof value === "object" && value !== null) {
     return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, toVectorValue(item)]));
   }
