@@ -6,10 +6,11 @@
  * atomic compare-and-set between processes, and between machines that share the volume. A lock file would need somebody to
  * decide that its holder is dead, and process ids say nothing across containers. No file is ever changed or overwritten.
  */
-import { createHash, randomUUID } from "node:crypto";
 import { type FileHandle, link, open, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { backend } from "#backend";
 import { requireUtf8 } from "./argument.js";
+import { utf8 } from "./bytes.js";
 import { SealedSessionError } from "./errors.js";
 import {
   isKeyId,
@@ -135,7 +136,7 @@ class FileKeyRingStore implements KeyRingStore {
 
   /** @returns `false` when somebody else has made this generation or a later one: the caller reads again. */
   async #advance(ring: string, generation: number, records: ReadonlyMap<string, Uint8Array>): Promise<boolean> {
-    const draft = join(this.#directory, `${encodeRing(ring)}.${randomUUID()}.new`);
+    const draft = join(this.#directory, `${encodeRing(ring)}.${globalThis.crypto.randomUUID()}.new`);
     try {
       await writeFlushed(draft, formatRing(ring, records));
       await link(draft, this.#path(ring, generation));
@@ -175,9 +176,11 @@ function fileName(ring: string, generation: number): string {
 
 /** One name for each ring also where the file system ignores case, and none with a meaning of its own. */
 function encodeRing(ring: string): string {
-  const encoded = Buffer.from(ring).toString("latin1").replace(/[^a-z0-9_-]/g, percent);
+  const encoded = Buffer.from(ring)
+    .toString("latin1")
+    .replace(/[^a-z0-9_-]/g, percent);
   if (encoded.length <= MAX_ENCODED_LENGTH) return `ring-${encoded}`;
-  const digest = createHash("sha256").update(ring).digest("hex");
+  const digest = Buffer.from(backend.sha256(utf8(ring))).toString("hex");
   return `ring-${encoded.slice(0, ENCODED_PREFIX_LENGTH)}~${digest}`;
 }
 
@@ -220,7 +223,8 @@ async function readText(path: string): Promise<string | undefined> {
   const file = await openIfThere(path, "r");
   if (file === undefined) return undefined;
   try {
-    if ((await file.stat()).size > MAX_FILE_BYTES) throw unavailable(`a file of the ring exceeds ${MAX_FILE_BYTES} bytes`);
+    if ((await file.stat()).size > MAX_FILE_BYTES)
+      throw unavailable(`a file of the ring exceeds ${MAX_FILE_BYTES} bytes`);
     return await file.readFile("utf8");
   } finally {
     await file.close();
@@ -271,11 +275,17 @@ async function orUnavailable<T>(what: "read" | "written", task: () => Promise<T>
 }
 
 function damaged(name: string): SealedSessionError {
-  return unavailable(`the file ${name} is damaged: put back a good copy, or move it away to go back to the one before it`);
+  return unavailable(
+    `the file ${name} is damaged: put back a good copy, or move it away to go back to the one before it`,
+  );
 }
 
 function unavailable(reason: string, cause?: unknown): SealedSessionError {
-  return new SealedSessionError("STORE_UNAVAILABLE", `key ring in files: ${reason}`, cause === undefined ? {} : { cause });
+  return new SealedSessionError(
+    "STORE_UNAVAILABLE",
+    `key ring in files: ${reason}`,
+    cause === undefined ? {} : { cause },
+  );
 }
 
 function isErrno(error: unknown, code: string): boolean {
