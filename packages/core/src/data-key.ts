@@ -42,7 +42,7 @@ export const MAX_WRAPS = 8;
 /** Longest name of a KMS in bytes of UTF-8. */
 export const MAX_KMS_NAME_BYTES = 64;
 /** Longest wrapped key in bytes. */
-export const MAX_WRAPPED_BYTES = 4096;
+const MAX_WRAPPED_BYTES = 4096;
 
 const RECORD_VERSION = 1;
 const COMMITMENT_BYTES = 32;

@@ -5,9 +5,9 @@ import { NONCE_BYTES, TAG_BYTES } from "./aead.js";
 import { utf8 } from "./bytes.js";
 
 /** The first byte of every envelope; JSON never begins with it. */
-export const MAGIC = 0xe5;
+const MAGIC = 0xe5;
 /** The version that this file writes and reads. */
-export const VERSION = 1;
+const VERSION = 1;
 /** Length of a key id in bytes. */
 export const KEY_ID_BYTES = 12;
 /** Longest key record in bytes (format 3 and 5.1). */

@@ -8,7 +8,7 @@ import { backend } from "#backend";
 import { importAesKey, NoncePool, SENDER_BYTES, TAG_BYTES } from "./aead.js";
 import { requireInteger, requireUtf8 } from "./argument.js";
 import type { SecretKey } from "./backend/backend.js";
-import { concat, equal, utf8 } from "./bytes.js";
+import { concat, equal } from "./bytes.js";
 import { decode, encodeBorrowed } from "./codec.js";
 import { type DataKey, decodeRecord } from "./data-key.js";
 import {
@@ -24,7 +24,7 @@ import {
 } from "./envelope.js";
 import { hasCode, SealedSessionError } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
-import { storedIdOf } from "./session-id.js";
+import { sessionIdBytes } from "./session-id.js";
 
 const MAX_NOT_AFTER_MS = 0xffff_ffff * 1000;
 const MIN_MAX_ENVELOPE_BYTES = 128;
@@ -249,10 +249,9 @@ function withClientKey<T>(
 }
 
 function requireSessionId(sessionId: string | undefined): Uint8Array {
-  if (sessionId === undefined || storedIdOf(sessionId) === undefined) {
-    throw new TypeError("sessionId must be a session id: the envelopes of this sealer are bound to their clients");
-  }
-  return utf8(sessionId);
+  const bytes = sessionId === undefined ? undefined : sessionIdBytes(sessionId);
+  if (bytes !== undefined) return bytes;
+  throw new TypeError("sessionId must be a session id: the envelopes of this sealer are bound to their clients");
 }
 
 function notAfterSeconds(notAfterMs: number | undefined): number | undefined {

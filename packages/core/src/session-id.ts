@@ -6,9 +6,9 @@ import type { RandomFill } from "./aead.js";
 import { base64url, utf8 } from "./bytes.js";
 
 /** Shortest session id in bytes of UTF-8. */
-export const MIN_SESSION_ID_BYTES = 16;
+const MIN_SESSION_ID_BYTES = 16;
 /** Longest session id in bytes of UTF-8. */
-export const MAX_SESSION_ID_BYTES = 512;
+const MAX_SESSION_ID_BYTES = 512;
 
 const RANDOM_BYTES = 32;
 const DIGEST_BYTES = 18;
@@ -32,15 +32,24 @@ export function createSessionId(random: RandomFill = backend.randomFill): string
 }
 
 /**
- * @returns The stored id, or `undefined` when this is no session id at all (not a string, ill-formed Unicode, shorter than 16 or
- *   longer than 512 bytes) or, in `verbatim` mode, holds `{` or `}`, which would let a client choose its Redis Cluster slot.
+ * @returns The UTF-8 form of a session id, or `undefined` when this is none: not a string, ill-formed Unicode, shorter than 16 or longer
+ *   than 512 bytes.
  */
-export function storedIdOf(sessionId: string, mode: StoredIdMode = "digest"): string | undefined {
+export function sessionIdBytes(sessionId: string): Uint8Array | undefined {
   if (typeof sessionId !== "string" || sessionId.length > MAX_SESSION_ID_BYTES || !sessionId.isWellFormed()) {
     return undefined;
   }
   const bytes = utf8(sessionId);
-  if (bytes.length < MIN_SESSION_ID_BYTES || bytes.length > MAX_SESSION_ID_BYTES) return undefined;
+  return bytes.length < MIN_SESSION_ID_BYTES || bytes.length > MAX_SESSION_ID_BYTES ? undefined : bytes;
+}
+
+/**
+ * @returns The stored id, or `undefined` when this is no session id at all (shorter than 16 or longer than 512 bytes of UTF-8, ill-formed) or,
+ *   in `verbatim` mode, holds `{` or `}`, which would let a client choose its Redis Cluster slot.
+ */
+export function storedIdOf(sessionId: string, mode: StoredIdMode = "digest"): string | undefined {
+  const bytes = sessionIdBytes(sessionId);
+  if (bytes === undefined) return undefined;
   if (mode === "verbatim") return /[{}]/.test(sessionId) ? undefined : sessionId;
   return base64url(backend.sha256(bytes).subarray(0, DIGEST_BYTES));
 }
