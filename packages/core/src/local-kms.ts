@@ -34,7 +34,11 @@ export interface LocalKmsOptions {
 }
 
 /**
- * Makes a KMS from a local key. Reads the key at once, so that a wrong setting fails when the process starts.
+ * Makes a KMS from a local key, for development, tests and single machines. Reads the key at once, so that a wrong setting fails when
+ * the process starts. Whoever can read that key can open every session.
+ *
+ * Its calls fail with {@link KmsError} `KMS_DENIED` for what it has not wrapped under this key and context, and with `KMS_UNREACHABLE` when
+ * they are aborted.
  *
  * @throws SealedSessionError `LOCAL_KMS_REFUSED` under `NODE_ENV=production` without `allowInProduction`, or when the key is missing, is not
  *   32 bytes in base64url, or lies in a file that others may read.
@@ -116,9 +120,10 @@ function aadOf(context: EncryptionContext): Uint8Array {
 
 function keyFromEnvironment(variable: string): Uint8Array {
   const text = process.env[variable];
-  if (text === undefined)
-    throw new SealedSessionError("LOCAL_KMS_REFUSED", `the environment variable ${variable} is not set`);
-  return parseKey(text, `the environment variable ${variable}`);
+  // The name is not repeated: whoever passes the key itself by mistake must not read it in a log.
+  const source = "the environment variable that keyVariable names";
+  if (text === undefined) throw new SealedSessionError("LOCAL_KMS_REFUSED", `${source} is not set`);
+  return parseKey(text, source);
 }
 
 function keyFromFile(path: string, random: RandomFill): Uint8Array {

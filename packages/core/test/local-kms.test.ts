@@ -110,8 +110,10 @@ describe("localKms", () => {
     },
   );
 
-  it("refuses a variable that is not set", async () => {
-    expect(await codeThrown(() => localKms({ keyVariable: "NO_SUCH_KEY" }))).toBe("LOCAL_KMS_REFUSED");
+  it("refuses a variable that is not set, and does not repeat its name, which may be the key itself", async () => {
+    const error = await codeOrMessage(() => localKms({ keyVariable: KEY }));
+    expect(error.code).toBe("LOCAL_KMS_REFUSED");
+    expect(error.message).not.toContain(KEY);
   });
 
   it.each([
