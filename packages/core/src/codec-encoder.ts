@@ -29,7 +29,7 @@ const SHORTEST_HEADER_BYTES = 2;
 const { entries } = Map.prototype;
 const { values } = Set.prototype;
 const { getTime } = Date.prototype;
-const { propertyIsEnumerable } = Object.prototype;
+const { propertyIsEnumerable: isEnumerable } = Object.prototype;
 const byteLengthOf = Object.getOwnPropertyDescriptor(ArrayBuffer.prototype, "byteLength")?.get as () => number;
 
 /** Encodes one value at a time; the bytes are on loan until {@link Encoder.wipe}. */
@@ -183,9 +183,8 @@ export class Encoder extends Scratch {
       case "instance":
         throw unsupported("an instance of a class without toJSON");
       default:
-        if (!ArrayBuffer.isView(value)) throw unsupported("an object with the prototype of binary data");
-        if (kind === "Uint8Array") this.putBin(bytesOf(value));
-        else this.#encodeBinary(BINARY_KINDS.indexOf(kind), bytesOf(value), elementBytes(value));
+        if (kind === "Uint8Array") this.putBin(bytesOf(value as Uint8Array));
+        else this.#encodeBinary(BINARY_KINDS.indexOf(kind), bytesOf(value as ArrayBufferView), elementBytes(value));
     }
   }
 
@@ -235,10 +234,13 @@ export class Encoder extends Scratch {
 
   /** Encodes a key or an element. Two objects may have the same `toJSON` form: a reader would refuse the second. */
   #encodeDistinct(value: unknown, all: { has(value: unknown): boolean }, forms: Set<unknown>): void {
-    const form = typeof value === "object" && value !== null ? formOf(value, "") : value;
-    if (form === value || typeof value !== "object" || value === null) {
-      if (typeof value === "object" && value !== null) this.#encodeObject(value);
-      else this.#encodePrimitive(value);
+    if (typeof value !== "object" || value === null) {
+      this.#encodePrimitive(value);
+      return;
+    }
+    const form = formOf(value, "");
+    if (form === value) {
+      this.#encodeObject(value);
       return;
     }
     if (typeof form !== "object" || form === null) {
@@ -331,16 +333,17 @@ function hasOwnForm(value: object): boolean {
   return kind !== "Object" && kind !== "instance";
 }
 
+/** @throws TypeError When it is no view, or one of memory that is gone. */
 function bytesOf(view: ArrayBufferView): Uint8Array {
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 }
 
-function elementBytes(view: ArrayBufferView): number {
+function elementBytes(view: object): number {
   return "BYTES_PER_ELEMENT" in view ? (view.BYTES_PER_ELEMENT as number) : 1;
 }
 
 function refuseSymbols(object: object): void {
-  if (Object.getOwnPropertySymbols(object).some((symbol) => propertyIsEnumerable.call(object, symbol))) {
+  if (Object.getOwnPropertySymbols(object).some((symbol) => isEnumerable.call(object, symbol))) {
     throw unsupported("an object with symbol keys");
   }
 }

@@ -48,7 +48,14 @@ type BinaryKind = (typeof BINARY_KINDS)[number];
 /** What the encoder makes of an object: one of the built-in classes, a class derived from one, or any other class. */
 export type Kind = "Object" | "Array" | "Map" | "Set" | "Date" | "Uint8Array" | BinaryKind | "derived" | "instance";
 
-const BUILT_IN: ReadonlySet<string> = new Set(["Array", "Map", "Set", "Date", "Uint8Array", ...BINARY_KINDS] satisfies Kind[]);
+const BUILT_IN: ReadonlySet<string> = new Set([
+  "Array",
+  "Map",
+  "Set",
+  "Date",
+  "Uint8Array",
+  ...BINARY_KINDS,
+] satisfies Kind[]);
 const NATIVE_CLASS = /^function (\w+)\(\)\s*\{\s*\[native code\]\s*\}$/;
 const LITTLE_ENDIAN = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
 
@@ -67,11 +74,13 @@ export function kindOf(prototype: object): Kind {
 }
 
 function builtInKind(prototype: object): Kind | undefined {
-  if (Object.getPrototypeOf(prototype) === null) return Object.hasOwn(prototype, "isPrototypeOf") ? "Object" : undefined;
-  const constructor: unknown = Object.getOwnPropertyDescriptor(prototype, "constructor")?.value;
-  if (typeof constructor !== "function" || constructor.prototype !== prototype) return undefined;
+  if (Object.getPrototypeOf(prototype) === null) {
+    return Object.hasOwn(prototype, "isPrototypeOf") ? "Object" : undefined;
+  }
+  const maker: unknown = Object.getOwnPropertyDescriptor(prototype, "constructor")?.value;
+  if (typeof maker !== "function" || maker.prototype !== prototype) return undefined;
   // No function of a program has this source text, whatever its name.
-  const name = NATIVE_CLASS.exec(Function.prototype.toString.call(constructor))?.[1];
+  const name = NATIVE_CLASS.exec(Function.prototype.toString.call(maker))?.[1];
   return name !== undefined && BUILT_IN.has(name) ? (name as Kind) : undefined;
 }
 
@@ -107,7 +116,9 @@ export function binaryOf(kind: number, bytes: Uint8Array<ArrayBuffer>): object |
 /** Turns elements between the machine's byte order and little-endian, in place. */
 export function toLittleEndian(bytes: Uint8Array, elementBytes: number, littleEndian: boolean = LITTLE_ENDIAN): void {
   if (littleEndian) return;
-  for (let start = 0; start < bytes.length; start += elementBytes) bytes.subarray(start, start + elementBytes).reverse();
+  for (let start = 0; start < bytes.length; start += elementBytes) {
+    bytes.subarray(start, start + elementBytes).reverse();
+  }
 }
 
 /** @returns The shortest two's complement form, big-endian. */

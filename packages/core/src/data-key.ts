@@ -10,28 +10,35 @@ import { decode, encode } from "./codec.js";
 import { KEY_ID_BYTES, MAX_RECORD_BYTES } from "./envelope.js";
 import { SealedSessionError } from "./errors.js";
 
-/** The state of a key record: enabled, revoked, or retired (a tombstone). A merge takes the higher one. */
-export const RecordState = { enabled: 0, revoked: 1, retired: 2 } as const;
-/** One of the numbers of {@link RecordState}. */
+/** The state of a key record (format 5.1). A merge of two copies takes the higher one. */
+export const RecordState = {
+  /** The key seals in its time and opens. */
+  enabled: 0,
+  /** The key neither seals nor opens: what it sealed counts as gone. */
+  revoked: 1,
+  /** A tombstone: nothing is sealed under the key any more, and its wraps are gone. */
+  retired: 2,
+} as const;
+/** One of the numbers of {@link RecordState}: 0 enabled, 1 revoked, 2 retired. */
 export type RecordState = (typeof RecordState)[keyof typeof RecordState];
 
-/** A data key wrapped by one KMS. */
+/** A data key wrapped by one KMS: part of a {@link KeyRecord}. */
 export interface WrappedKey {
-  /** {@link Kms.name}. */
+  /** Which KMS: its {@link Kms.name}. */
   readonly kms: string;
-  /** 1 to 4096 bytes. */
+  /** What it returned: 1 to 4096 bytes. */
   readonly wrapped: Uint8Array;
 }
 
-/** A key record: a data key at rest. */
+/** A key record: a data key at rest (format 5.1). */
 export interface KeyRecord {
-  /** 32 bytes; the first 12 are the key id. */
+  /** What names the data key without telling it (HKDF-SHA256, format 1.2): 32 bytes; the first 12 are the key id. */
   readonly commitment: Uint8Array;
   /** From when on the key seals, in milliseconds since 1970-01-01T00:00:00Z. */
   readonly activatesAt: number;
-  /** Not authenticated: see format 5.1. */
+  /** 0 enabled, 1 revoked, 2 retired. Not authenticated: see format 5.1. */
   readonly state: RecordState;
-  /** 1 to 8; none in a tombstone. */
+  /** The data key wrapped by each KMS: 1 to 8; none in a tombstone. */
   readonly wraps: readonly WrappedKey[];
 }
 
@@ -75,13 +82,16 @@ export interface SealingSender {
   readonly aesKey: SecretKey;
 }
 
-/** An unwrapped and verified data key in this process. Holds only what is derived from it. */
+/**
+ * An unwrapped and verified data key in this process, as {@link KeyRing.current} and {@link KeyRing.byId} hand it out. Holds only what is
+ * derived from it; the ring owns it and wipes it.
+ */
 export class DataKey {
   /** The key id in base64url: 16 characters. */
   readonly keyId: string;
   /** The key id: 12 bytes. */
   readonly keyIdBytes: Uint8Array;
-  /** 32 bytes. */
+  /** The key's commitment, 32 bytes: what its {@link KeyRecord} holds. */
   readonly commitment: Uint8Array;
 
   readonly #sealingKey: SecretKey;
@@ -97,6 +107,8 @@ export class DataKey {
 
   /**
    * @param bytes - The data key, 32 bytes; the caller wipes it afterwards.
+   * @param options - See {@link DataKeyOptions}.
+   * @throws RangeError when `bytes` has another length.
    */
   constructor(bytes: Uint8Array, options: DataKeyOptions) {
     const { commitment, sealingKey } = deriveKeys(bytes);
@@ -110,7 +122,13 @@ export class DataKey {
     this.#maxMessages = options.maxMessagesPerSender ?? MAX_MESSAGES_PER_SENDER;
   }
 
-  /** @returns The sender for one message of this process. Called once a message. */
+  /**
+   * Called once a message.
+   *
+   * @returns The sender for one message of this process.
+   * @throws SealedSessionError `KEY_UNAVAILABLE` once the key is wiped.
+   * @internal
+   */
   nextSender(): SealingSender {
     if (this.#sealing === undefined || this.#messages >= this.#maxMessages) {
       const sender = this.#drawSender();
@@ -132,6 +150,8 @@ export class DataKey {
    * Opens with the AES key of the nonce's sender, which is kept for later once a tag verified under it (format 2.3).
    *
    * @returns The plaintext, or `undefined` when the tag does not verify.
+   * @throws SealedSessionError `KEY_UNAVAILABLE` once the key is wiped.
+   * @internal
    */
   open(nonce: Uint8Array, aad: Uint8Array, sealed: Uint8Array): Uint8Array | undefined {
     const name = latin1(nonce, 0, SENDER_BYTES);
@@ -151,6 +171,8 @@ export class DataKey {
    *
    * @param sessionId - The session id in UTF-8.
    * @returns A key that the caller wipes.
+   * @throws SealedSessionError `KEY_UNAVAILABLE` once the key is wiped.
+   * @internal
    */
   clientKey(sessionId: Uint8Array): SecretKey {
     const info = new Uint8Array(INFO_CLIENT.length + sessionId.length);
@@ -163,7 +185,10 @@ export class DataKey {
     return key;
   }
 
-  /** @returns A sender for one client-bound message: the process's own, so that its count covers these messages too. */
+  /**
+   * @returns A sender for one client-bound message: the process's own, so that its count covers these messages too.
+   * @internal
+   */
   nextClientSender(): Uint8Array {
     return this.nextSender().sender;
   }

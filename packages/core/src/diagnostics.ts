@@ -6,10 +6,16 @@
 import { channel } from "node:diagnostics_channel";
 import type { ErrorCode } from "./errors.js";
 
-/** The name of the channel: `diagnostics_channel.subscribe(DIAGNOSTICS_CHANNEL, (event) => …)`. */
+/** The name of the `node:diagnostics_channel` that metrics and alarms subscribe to; its messages are {@link DiagnosticEvent}s. */
 export const DIAGNOSTICS_CHANNEL = "sealed-session";
 
-/** An event on the channel {@link DIAGNOSTICS_CHANNEL}. */
+/**
+ * An event on the channel {@link DIAGNOSTICS_CHANNEL}, told apart by `type`.
+ *
+ * `ring` is the ring's name, `keyId` a key id in base64url, `kms` the name of a KMS, `activatesAt` a time in milliseconds since
+ * 1970-01-01T00:00:00Z, `code` the code of the error behind the event (`undefined` for an error that is not of this library), `reason` a
+ * few words for people.
+ */
 export type DiagnosticEvent =
   /** A data key was written to the ring; it seals from `activatesAt` (ms) on. */
   | { readonly type: "key-published"; readonly ring: string; readonly keyId: string; readonly activatesAt: number }

@@ -12,12 +12,12 @@ export interface GetEnvelopeOptions {
   /**
    * Sets the time to live anew in the same command, in milliseconds.
    *
-   * @default The time to live stays as it is.
+   * @defaultValue The time to live stays as it is.
    */
   readonly slideMs?: number;
 }
 
-/** When {@link EnvelopeStore.set} writes. */
+/** When {@link EnvelopeStore.set} writes: `always`, only under an id where nothing lives, or only over a living envelope. */
 export type SetCondition = "always" | "absent" | "present";
 
 /** Options of {@link EnvelopeStore.set}. */
@@ -27,7 +27,7 @@ export interface SetEnvelopeOptions {
   /**
    * `absent` writes only under a new id, `present` only over a living envelope.
    *
-   * @default "always"
+   * @defaultValue "always"
    */
   readonly condition?: SetCondition;
 }
@@ -37,7 +37,7 @@ export interface CompareAndSetOptions {
   /**
    * Time to live from now on, in milliseconds.
    *
-   * @default The remaining time to live is kept, to the millisecond.
+   * @defaultValue The remaining time to live is kept, to the millisecond.
    */
   readonly ttlMs?: number;
 }
@@ -51,7 +51,11 @@ export interface CompareAndSetOptions {
  * integer from 1 to {@link MAX_TTL_MS}.
  */
 export interface EnvelopeStore {
-  /** @returns The envelope, or `undefined` when none lives under this id. The array belongs to the caller. */
+  /**
+   * Reads an envelope.
+   *
+   * @returns The envelope, or `undefined` when none lives under this id. The array belongs to the caller.
+   */
   get(storedId: string, options?: GetEnvelopeOptions): Promise<Uint8Array | undefined>;
 
   /**
@@ -82,6 +86,8 @@ export interface EnvelopeStore {
   destroy(storedId: string): Promise<boolean>;
 
   /**
+   * Tells how long an envelope still lives.
+   *
    * @returns The remaining time to live in milliseconds, or `undefined` when nothing lives under this id. {@link MAX_TTL_MS} for an
    *   envelope that somebody has deprived of its expiry.
    */

@@ -31,11 +31,11 @@ const MAX_PART_BYTES = 0xffff;
 
 /** The fields of a header, apart from the nonce. */
 export interface EnvelopeHeader {
-  /** 12 bytes. */
+  /** Which data key: 12 bytes. */
   readonly keyId: Uint8Array;
   /** Absolute end of life in seconds since 1970-01-01T00:00:00Z, 0 to 4294967295; without it there is none. */
   readonly notAfter?: number | undefined;
-  /** Needs the client's session id to be opened. */
+  /** Needs the client's session id to be opened (format 3.4). */
   readonly clientBound?: boolean;
   /** The key record that travels with the envelope: 1 to 8192 bytes. */
   readonly inlineRecord?: Uint8Array | undefined;
@@ -43,6 +43,7 @@ export interface EnvelopeHeader {
 
 /** The parts of an envelope. The arrays are views of its bytes. */
 export interface Envelope extends EnvelopeHeader {
+  /** Needs the client's session id to be opened (format 3.4). */
   readonly clientBound: boolean;
   /** 24 bytes: sender and random part. */
   readonly nonce: Uint8Array;
@@ -89,7 +90,7 @@ export function writeHeader(target: Uint8Array, header: EnvelopeHeader): void {
  * Reads the layout of an envelope; nothing in it is authenticated yet.
  *
  * @param bytes - What lay in the store.
- * @param maxBytes - The longest envelope to accept.
+ * @param maxBytes - The longest envelope to accept, in bytes. Default: 1048576 (1 MiB).
  * @returns The parts, or `undefined` when this is no envelope of a version and with flags that this reader knows.
  */
 export function parseEnvelope(bytes: Uint8Array, maxBytes: number = DEFAULT_MAX_ENVELOPE_BYTES): Envelope | undefined {

@@ -8,7 +8,7 @@
 
 /**
  * The codes of {@link SealedSessionError}, in four families: the envelope is bad, the key is not to be had, try later,
- * the value or the call is wrong.
+ * the value or the call is wrong. [Errors](../../../docs/errors.md) says for each what happened, what to do and whether a retry is safe.
  */
 export type ErrorCode =
   // This envelope is bad: the session is lost, or somebody altered it.
@@ -40,6 +40,7 @@ export type ErrorCode =
 
 /** The base class of all errors that this library throws, apart from `TypeError` and `RangeError` for wrong arguments. */
 export class SealedSessionError extends Error {
+  /** Name of the class, for logs; tell errors apart by {@link SealedSessionError.code}. */
   override readonly name: string = "SealedSessionError";
   /** What happened, as a stable word. */
   readonly code: ErrorCode;
@@ -57,6 +58,7 @@ export class SealedSessionError extends Error {
 
 /** A value that cannot be sealed faithfully. The session was not written. */
 export class UnsupportedValueError extends SealedSessionError {
+  /** Name of the class, for logs. */
   override readonly name = "UnsupportedValueError";
   /** Where the value stands, such as `cart.items[3].price`; empty for the value itself. */
   readonly path: string;
@@ -72,11 +74,12 @@ export class UnsupportedValueError extends SealedSessionError {
   }
 }
 
-/** The four ways in which a KMS fails; see {@link KmsError}. */
+/** The four ways in which a KMS fails: {@link Kms} says what each means. */
 export type KmsErrorCode = Extract<ErrorCode, `KMS_${string}`>;
 
 /** A failure that a KMS reported, or that kept it from answering. */
 export class KmsError extends SealedSessionError {
+  /** Name of the class, for logs. */
   override readonly name = "KmsError";
   /** The name of the KMS, as in a key record's wrap. */
   readonly kms: string;
@@ -101,6 +104,7 @@ export class KmsError extends SealedSessionError {
  *
  * @param error - Anything that was thrown.
  * @param codes - The codes to look for.
+ * @returns `false` also for anything that is no error.
  */
 export function hasCode(error: unknown, ...codes: readonly ErrorCode[]): boolean {
   return (

@@ -45,7 +45,7 @@ export interface FileKeyRingStoreOptions {
   /**
    * The store's clock: milliseconds since 1970-01-01T00:00:00Z.
    *
-   * @default Date.now
+   * @defaultValue Date.now
    */
   readonly clock?: () => number;
 }

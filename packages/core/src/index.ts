@@ -5,8 +5,8 @@
  * @packageDocumentation
  */
 export type { RandomFill } from "./aead.js";
-export { type CodecLimits, decode, encode } from "./codec.js";
-export type { DataKey, KeyRecord, RecordState, WrappedKey } from "./data-key.js";
+export { type CodecLimits, type DecodeOptions, decode, encode } from "./codec.js";
+export { type DataKey, type KeyRecord, RecordState, type WrappedKey } from "./data-key.js";
 export { DIAGNOSTICS_CHANNEL, type DiagnosticEvent } from "./diagnostics.js";
 export { type Envelope, type EnvelopeHeader, parseEnvelope } from "./envelope.js";
 export {

@@ -24,13 +24,13 @@ export interface WriteKeyRecordOptions {
   /**
    * Replace these bytes, and only these.
    *
-   * @default The record is written only where there is none.
+   * @defaultValue The record is written only where there is none.
    */
   readonly expected?: Uint8Array;
   /**
    * Write only while the ring holds exactly these key ids, so that two processes that publish at once make one key.
    *
-   * @default No such condition.
+   * @defaultValue No such condition.
    */
   readonly onlyIfKeyIds?: readonly string[];
 }
@@ -54,7 +54,11 @@ export interface WriteKeyRecordResult {
  * another name, on a key id that is not 12 bytes in base64url, and on a record that is empty or longer than 8192 bytes.
  */
 export interface KeyRingStore {
-  /** @returns All records of the ring, from the primary copy and never from a replica; empty for an unknown ring. */
+  /**
+   * Reads a ring.
+   *
+   * @returns All its records, from the primary copy and never from a replica; empty for an unknown ring.
+   */
   read(ring: string): Promise<readonly StoredKeyRecord[]>;
 
   /**
@@ -69,7 +73,11 @@ export interface KeyRingStore {
     options?: WriteKeyRecordOptions,
   ): Promise<WriteKeyRecordResult>;
 
-  /** @returns The store's clock, in milliseconds since 1970-01-01T00:00:00Z. */
+  /**
+   * Reads the clock that all publishers go by.
+   *
+   * @returns The store's time, in milliseconds since 1970-01-01T00:00:00Z.
+   */
   now(): Promise<number>;
 }
 
@@ -78,7 +86,7 @@ export interface MemoryKeyRingStoreOptions {
   /**
    * The store's clock: milliseconds since 1970-01-01T00:00:00Z.
    *
-   * @default Date.now
+   * @defaultValue Date.now
    */
   readonly clock?: () => number;
 }

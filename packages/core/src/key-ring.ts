@@ -33,15 +33,28 @@ export interface KeyRingOptions {
   readonly kms: Kms | readonly Kms[];
   /** Where the records lie. */
   readonly store: KeyRingStore;
-  /** How long a key seals before its successor does. @defaultValue 86400000 (24 h) */
+  /**
+   * How often new keys are meant to come, 1 ms to 3650 days. Whoever rotates keys calls {@link KeyRing.publish} in this rhythm; by itself the ring only
+   * publishes when no key may seal.
+   *
+   * @defaultValue 86400000 (24 h)
+   */
   readonly rotationPeriodMs?: number;
-  /** How old the current key may get when it has no successor. @defaultValue two rotation periods */
+  /**
+   * How old the current key may get when it has no successor, from one rotation period to 7300 days. Then it only opens.
+   *
+   * @defaultValue two rotation periods
+   */
   readonly maxSealingAgeMs?: number;
-  /** Age at which this process's view of the ring is read anew, in the background. @defaultValue 60000 */
+  /**
+   * Age at which a call finds this process's view of the ring too old and has it read anew, in the background; from 1 ms to one rotation period.
+   *
+   * @defaultValue 60000 (1 min), or the rotation period where that is shorter
+   */
   readonly refreshIntervalMs?: number;
   /** Key ids (base64url) that count as revoked whatever the ring says. @defaultValue none */
   readonly revokedKeyIds?: readonly string[];
-  /** For each data key, senders of other processes whose derived AES key is kept. @defaultValue 1024 */
+  /** For each data key, senders of other processes whose derived AES key is kept: 1 to 1000000. @defaultValue 1024 */
   readonly maxCachedSenders?: number;
   /** Milliseconds since 1970-01-01T00:00:00Z. @defaultValue Date.now */
   readonly clock?: () => number;
@@ -51,7 +64,11 @@ export interface KeyRingOptions {
 
 /** Options of {@link KeyRing.publish}. */
 export interface PublishOptions {
-  /** From when on the key seals, in milliseconds from now. @defaultValue two refresh intervals, so that all processes know it by then */
+  /**
+   * From when on the key seals, in milliseconds from now: 0 to two rotation periods.
+   *
+   * @defaultValue two refresh intervals, so that all processes know it by then
+   */
   readonly delayMs?: number;
 }
 
@@ -59,11 +76,11 @@ export interface PublishOptions {
 export interface KeyStatus {
   /** The key id in base64url. */
   readonly keyId: string;
-  /** `pre-active` before its time, `current`, `open-only` afterwards; `unverified` when no KMS has opened it yet. */
+  /** Where it stands in this process. */
   readonly state: KeyState;
-  /** In milliseconds since 1970-01-01T00:00:00Z. */
+  /** From when on it seals, in milliseconds since 1970-01-01T00:00:00Z. */
   readonly activatesAt: number;
-  /** Names of the KMS that wrap it. */
+  /** Names of the KMSs that wrap it. */
   readonly kms: readonly string[];
 }
 
@@ -135,7 +152,13 @@ export class KeyRing {
     });
   }
 
-  /** @returns The key that seals now. Publishes the ring's first key when there is none. */
+  /**
+   * Finds the key that seals now, for everything that seals. Publishes one, active at once, when none in the ring may seal: in an empty ring,
+   * or when the last one is past its sealing age.
+   *
+   * @returns The key; the ring owns it.
+   * @throws SealedSessionError `KEY_UNAVAILABLE`, `CLOCK_SKEW`, `CLOSED`.
+   */
   async current(): Promise<DataKey> {
     this.#refuseClosed();
     const warm = this.currentIfWarm();
@@ -158,6 +181,7 @@ export class KeyRing {
    * Finds the key that an envelope names.
    *
    * @param keyId - 12 bytes.
+   * @returns The key; the ring owns it.
    * @throws SealedSessionError `KEY_REVOKED`, `KEY_RETIRED`; `ENVELOPE_REJECTED` when the ring has no such key; `KEY_UNAVAILABLE`.
    */
   async byId(keyId: Uint8Array): Promise<DataKey> {
@@ -204,15 +228,26 @@ export class KeyRing {
     throw this.#unavailable("no KMS has opened the record in the envelope", outcome.failure);
   }
 
-  /** @returns The record of a key as bytes, to travel with an envelope (format 3.5). */
+  /**
+   * Encodes the record of a key, to travel with an envelope (format 3.5).
+   *
+   * @param dataKey - A key of this ring.
+   * @returns The record's bytes.
+   * @throws SealedSessionError `KEY_UNAVAILABLE` when the ring no longer holds the key; `KEY_RECORD_INVALID`.
+   */
   inlineRecordOf(dataKey: DataKey): Uint8Array {
     const entry = this.#records.get(dataKey.keyId);
     if (entry === undefined) throw this.#unavailable("the key has left the ring");
     return encodeRecord(entry.record);
   }
 
-  /** Reads the ring, merges it with what this process knows, and unwraps what it can. Callers at the same time share one run. */
-  refresh(): Promise<void> {
+  /**
+   * Reads the ring, merges it with what this process knows, and unwraps what it can. Callers at the same time share one run. The ring
+   * does so by itself; to be called before a look at {@link KeyRing.status}, or at start, so that the first request is warm.
+   *
+   * @throws SealedSessionError `KEY_UNAVAILABLE` when the ring cannot be read, `CLOSED`. A record that no KMS opens is no error here.
+   */
+  async refresh(): Promise<void> {
     this.#refuseClosed();
     this.#refreshing ??= this.#refresh().finally(() => {
       this.#refreshing = undefined;
@@ -221,12 +256,14 @@ export class KeyRing {
   }
 
   /**
-   * Adds a data key to the ring. Processes that publish at the same time add one between them.
+   * Adds a data key to the ring, for whoever rotates keys. Processes that publish at the same time add one between them.
    *
    * @returns The id of the newest key that is enabled: the new one, or the one that another process was first with.
-   * @throws SealedSessionError `CLOCK_SKEW` when this process's clock and the store's differ by more than a refresh interval; `KEY_UNAVAILABLE`.
+   * @throws SealedSessionError `CLOCK_SKEW` when this process's clock and the store's differ by more than a refresh interval; `KEY_UNAVAILABLE`
+   *   when the ring cannot be read or written, or no KMS makes a key; `CLOSED`.
+   * @throws RangeError when `delayMs` is out of range.
    */
-  publish(options: PublishOptions = {}): Promise<string> {
+  async publish(options: PublishOptions = {}): Promise<string> {
     this.#refuseClosed();
     const delayMs = requireInteger(
       "delayMs",
@@ -240,7 +277,11 @@ export class KeyRing {
     return published;
   }
 
-  /** @returns All keys that this process knows of, the newest first. */
+  /**
+   * Tells of all keys that this process knows, for operators and for whoever rotates keys. Reads nothing anew.
+   *
+   * @returns The keys, the newest first.
+   */
   status(): KeyStatus[] {
     return this.#records
       .entries()
@@ -381,8 +422,9 @@ export class KeyRing {
   }
 
   async #write(keyId: string, record: KeyRecord, condition: { onlyIfKeyIds?: readonly string[] }) {
+    const bytes = encodeRecord(record);
     try {
-      return await this.#store.write(this.name, keyId, encodeRecord(record), condition);
+      return await this.#store.write(this.name, keyId, bytes, condition);
     } catch (cause) {
       throw this.#unavailable("the ring cannot be written", cause);
     }

@@ -22,7 +22,7 @@ import type { EncryptionContext, Kms } from "./kms.js";
 export interface UnwrapOutcome {
   /** The verified key, or `undefined`. */
   readonly dataKey: DataKey | undefined;
-  /** Every KMS that was asked gave an answer of substance: these bytes do not open. `false` when one could not answer. */
+  /** A KMS was asked, and each that was asked answered that these bytes do not open. `false` when one could not answer. */
   readonly refused: boolean;
   /** The last KMS's error. */
   readonly failure: unknown;
@@ -90,23 +90,26 @@ export class KmsSet {
   /** Opens a record by the first KMS that can, and checks the whole commitment (format 1.3). */
   async unwrap(record: KeyRecord): Promise<UnwrapOutcome> {
     const context = encryptionContext(this.#ring, record.activatesAt);
-    let refused = true;
+    let asked = 0;
+    let refused = 0;
     let failure: unknown;
     for (const kms of this.#members) {
       const wrap = record.wraps.find((candidate) => candidate.kms === kms.name);
       if (wrap === undefined) continue;
+      asked++;
       try {
         const bytes = await kms.unwrap(wrap.wrapped, context);
         const dataKey = this.#verified(bytes, record.commitment);
         bytes.fill(0);
         if (dataKey !== undefined) return { dataKey, refused: false, failure: undefined };
+        refused++;
       } catch (error) {
         failure = error;
-        if (!hasCode(error, "KMS_DENIED")) refused = false;
+        if (hasCode(error, "KMS_DENIED")) refused++;
         this.#reportFailure(kms, error);
       }
     }
-    return { dataKey: undefined, refused, failure };
+    return { dataKey: undefined, refused: asked > 0 && refused === asked, failure };
   }
 
   #verified(bytes: Uint8Array, commitment: Uint8Array): DataKey | undefined {

@@ -29,17 +29,25 @@ export interface KmsCallOptions {
  *
  * Every method rejects with a {@link KmsError} of one of four codes: `KMS_DENIED` (it refuses: no permission, or bytes and
  * context that do not belong together), `KMS_DISABLED` (the key is disabled, pending deletion or gone), `KMS_THROTTLED`,
- * `KMS_UNREACHABLE` (also a time-out). Denial and disabling are answers, the other two are the lack of one: the ring goes on
- * with cached keys through the latter only.
+ * `KMS_UNREACHABLE` (also a time-out). The ring sends a record that every KMS denied again only after five refresh intervals, and
+ * after any other failure at each refresh. Data keys that a process has opened serve on through all four.
  */
 export interface Kms {
   /** Names the key-encryption key in key records: 1 to 64 bytes of UTF-8, the same in every process of a fleet. */
   readonly name: string;
 
-  /** Makes a data key of 32 bytes and wraps it. */
+  /**
+   * Makes a data key of 32 bytes and wraps it.
+   *
+   * @param context - What {@link Kms.unwrap} will have to be given as well.
+   */
   generate(context: EncryptionContext, options?: KmsCallOptions): Promise<GeneratedDataKey>;
 
-  /** Wraps a data key of 32 bytes; the result has 1 to 4096 bytes. The caller keeps and wipes `dataKey`. */
+  /**
+   * Wraps a data key of 32 bytes. The caller keeps and wipes `dataKey`.
+   *
+   * @returns The wrapped key, 1 to 4096 bytes.
+   */
   wrap(dataKey: Uint8Array, context: EncryptionContext, options?: KmsCallOptions): Promise<Uint8Array>;
 
   /**

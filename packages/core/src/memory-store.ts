@@ -25,20 +25,20 @@ export interface MemoryStoreOptions {
   /**
    * Judges expiry: milliseconds since 1970-01-01T00:00:00Z.
    *
-   * @default Date.now
+   * @defaultValue Date.now
    */
   readonly clock?: () => number;
   /**
    * How many envelopes the store keeps, 1 to 2^24. A further one is refused with `STORE_UNAVAILABLE`: dropping another
    * one instead would log somebody out.
    *
-   * @default 1_000_000
+   * @defaultValue 1000000
    */
   readonly maxEntries?: number;
 }
 
 /**
- * Makes an {@link EnvelopeStore} in memory.
+ * Makes an {@link EnvelopeStore} in memory, for tests, development and a single process whose web sessions may end with it.
  *
  * @throws TypeError or RangeError when an option is wrong.
  */
@@ -119,7 +119,7 @@ class MemoryStore implements EnvelopeStore {
   async destroy(storedId: string): Promise<boolean> {
     requireStoredId(storedId);
     const lived = this.#living(storedId) !== undefined;
-    if (this.#entries.delete(storedId)) this.#fullUntil = Number.NEGATIVE_INFINITY;
+    this.#entries.delete(storedId);
     return lived;
   }
 

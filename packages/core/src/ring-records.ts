@@ -10,7 +10,11 @@ import { SealedSessionError } from "./errors.js";
 import type { StoredKeyRecord } from "./key-ring-store.js";
 import type { KmsSet } from "./kms-set.js";
 
-/** Where a key stands in its life: see {@link KeyStatus.state}. */
+/**
+ * Where a key stands in its life, as one process sees it: `pre-active` before its time; `current` while it seals; `open-only` when its time
+ * has come and another key seals, or it waits for a second copy to be confirmed; `revoked` and `retired` as its record or the
+ * configuration says; `unverified` while no KMS has opened its record.
+ */
 export type KeyState = "pre-active" | "current" | "open-only" | "revoked" | "retired" | "unverified";
 
 /** What this process knows of one key. */

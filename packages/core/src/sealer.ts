@@ -66,7 +66,10 @@ export interface OpenOptions {
   readonly sessionId?: string;
 }
 
-/** Seals and opens values. It holds no keys: those are the ring's. */
+/**
+ * Seals and opens values, for programs that keep envelopes themselves; {@link SessionStore} is for web sessions. It holds no keys: those are
+ * the ring's.
+ */
 export class Sealer {
   readonly #ring: KeyRing;
   readonly #contextStart: Uint8Array;
@@ -101,7 +104,10 @@ export class Sealer {
    *
    * @param value - What the codec can keep; an `Uint8Array` is sealed as raw bytes.
    * @param storedId - Where the envelope will lie; it opens nowhere else.
-   * @throws UnsupportedValueError when the value cannot be kept; SealedSessionError `KEY_UNAVAILABLE`, `CLOSED`.
+   * @param options - See {@link SealOptions}.
+   * @returns The envelope: 54 bytes longer than the encoded value, and 4 more with an end of life (format 3).
+   * @throws UnsupportedValueError when the value cannot be kept; SealedSessionError `KEY_UNAVAILABLE`, `CLOCK_SKEW`, `CLOSED`.
+   * @throws TypeError or RangeError when an option or the stored id is wrong.
    */
   async seal(value: unknown, storedId: string, options: SealOptions = {}): Promise<Uint8Array> {
     return this.#sealUnder(this.#ring.currentIfWarm() ?? (await this.#ring.current()), value, storedId, options);
@@ -119,6 +125,8 @@ export class Sealer {
    *
    * @param bytes - The envelope.
    * @param storedId - Where it lay.
+   * @param options - See {@link OpenOptions}.
+   * @returns The value.
    * @throws SealedSessionError `ENVELOPE_REJECTED` for everything that is wrong with the bytes or their place; `ENVELOPE_EXPIRED` when it is
    *   authentic and past its end of life; `KEY_REVOKED`, `KEY_RETIRED`, `KEY_UNAVAILABLE`, `CLOSED`.
    */

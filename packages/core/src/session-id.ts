@@ -20,10 +20,9 @@ const DIGEST_BYTES = 18;
 export type StoredIdMode = "digest" | "verbatim";
 
 /**
- * Makes a session id of 256 random bits: 43 characters of base64url, fit for a cookie.
+ * Makes a session id of 256 random bits: 43 characters of base64url, fit for a cookie. {@link SessionStore.create} does it by itself.
  *
- * @param random - Where the bits come from.
- * @defaultValue `random` is the system's CSPRNG.
+ * @param random - Where the bits come from. Default: the system's CSPRNG.
  */
 export function createSessionId(random: RandomFill = backend.randomFill): string {
   const bytes = new Uint8Array(RANDOM_BYTES);
@@ -44,6 +43,10 @@ export function sessionIdBytes(sessionId: string): Uint8Array | undefined {
 }
 
 /**
+ * Tells under which stored id a session lies (format 4.3), for programs that look into the store.
+ *
+ * @param sessionId - What the cookie holds.
+ * @param mode - As in the {@link SessionStoreOptions} of the sessions. Default: `digest`, the first 18 bytes of SHA-256 in base64url.
  * @returns The stored id, or `undefined` when this is no session id at all (shorter than 16 or longer than 512 bytes of UTF-8, ill-formed) or,
  *   in `verbatim` mode, holds `{` or `}`, which would let a client choose its Redis Cluster slot.
  */

@@ -15,7 +15,7 @@ const MAX_SECONDS = MAX_TTL_MS / 1000;
 /** Each failed attempt means that another writer succeeded. */
 const UPDATE_ATTEMPTS = 16;
 
-/** Options of {@link SessionStore}. */
+/** Options of {@link SessionStore}. Times are in seconds, 1 to 315360000 (ten years of 365 days). */
 export interface SessionStoreOptions extends SealerOptions {
   /** The keys. */
   readonly ring: KeyRing;
@@ -85,7 +85,7 @@ export class SessionStore<T = unknown> {
    * Starts a session.
    *
    * @param session - What the codec can keep.
-   * @param sessionId - An id that the caller made. @defaultValue a new one with 256 random bits
+   * @param sessionId - An id that the caller made, as hard to guess. Default: a new one with 256 random bits.
    * @returns The session id, for the cookie.
    * @throws SealedSessionError `SESSION_EXISTS` when a session lives under this id, `SESSION_ID_INVALID`, `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`;
    *   UnsupportedValueError.
@@ -97,7 +97,13 @@ export class SessionStore<T = unknown> {
     return sessionId;
   }
 
-  /** Reads a session and, where sessions slide, starts its idle time anew in the same command. */
+  /**
+   * Reads a session and, where sessions slide, starts its idle time anew in the same command.
+   *
+   * @param sessionId - What the cookie holds.
+   * @returns The session, or `undefined` when there is no such session.
+   * @throws SealedSessionError `ENVELOPE_REJECTED`, `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`, `CLOSED`.
+   */
   async get(sessionId: string): Promise<T | undefined> {
     const storedId = this.#storedId(sessionId);
     if (storedId === undefined) return undefined;
@@ -142,7 +148,12 @@ export class SessionStore<T = unknown> {
     throw new SealedSessionError("STORE_CONFLICT", `other writers came first ${UPDATE_ATTEMPTS} times`);
   }
 
-  /** Starts the idle time anew where sessions slide. @returns `false` when there is no such session. */
+  /**
+   * Starts the idle time anew where sessions slide.
+   *
+   * @returns `false` when there is no such session.
+   * @throws SealedSessionError `STORE_UNAVAILABLE`; where sessions have an absolute life, as {@link SessionStore.get}.
+   */
   async touch(sessionId: string): Promise<boolean> {
     const storedId = this.#storedId(sessionId);
     if (storedId === undefined) return false;
@@ -152,7 +163,12 @@ export class SessionStore<T = unknown> {
     return (await this.#store.ttlMs(storedId)) !== undefined;
   }
 
-  /** Ends a session. @returns `false` when there was none. */
+  /**
+   * Ends a session. It opens nothing, so it also removes what can no longer be opened.
+   *
+   * @returns `false` when there was none.
+   * @throws SealedSessionError `STORE_UNAVAILABLE`.
+   */
   async destroy(sessionId: string): Promise<boolean> {
     const storedId = this.#storedId(sessionId);
     return storedId !== undefined && this.#store.destroy(storedId);
@@ -161,7 +177,7 @@ export class SessionStore<T = unknown> {
   /**
    * Moves a session to a new id, as every login should (session fixation). Its absolute life goes on.
    *
-   * @param change - Gets the session and returns the one to be kept. @defaultValue the session as it is
+   * @param change - Gets the session and returns the one to be kept. Default: the session as it is.
    * @returns The new session id, or `undefined` when there is no such session, also when it was destroyed meanwhile.
    * @throws As {@link SessionStore.create}.
    */

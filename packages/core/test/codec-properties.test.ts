@@ -18,7 +18,12 @@ const text = fc.oneof(
   fc.string({ unit: "binary", maxLength: 300 }),
   fc.array(fc.nat(0xffff), { maxLength: 40 }).map((units) => String.fromCharCode(...units)),
 );
-const number = fc.oneof(fc.integer(), fc.double(), fc.maxSafeInteger(), fc.constantFrom(0, -0, Number.NaN, 2 ** 32, -(2 ** 31)));
+const number = fc.oneof(
+  fc.integer(),
+  fc.double(),
+  fc.maxSafeInteger(),
+  fc.constantFrom(0, -0, Number.NaN, 2 ** 32, -(2 ** 31)),
+);
 const scalar = fc.oneof(
   fc.constantFrom(null, undefined, true, false),
   number,
@@ -27,27 +32,25 @@ const scalar = fc.oneof(
   text,
   fc.date({ noInvalidDate: true }),
 );
-const binary = fc
-  .tuple(fc.uint8Array({ maxLength: 80 }), fc.nat(12))
-  .map(([source, kind]) => {
-    const { buffer } = Uint8Array.from(source.subarray(0, source.length - (source.length % 8)));
-    const makers: readonly (() => object)[] = [
-      () => buffer,
-      () => new DataView(buffer),
-      () => Buffer.from(buffer),
-      () => new Uint8Array(buffer),
-      () => new Int8Array(buffer),
-      () => new Uint8ClampedArray(buffer),
-      () => new Int16Array(buffer),
-      () => new Uint16Array(buffer),
-      () => new Int32Array(buffer),
-      () => new Float32Array(buffer),
-      () => new Float64Array(buffer),
-      () => new BigInt64Array(buffer),
-      () => new BigUint64Array(buffer),
-    ];
-    return (makers[kind] as () => object)();
-  });
+const binary = fc.tuple(fc.uint8Array({ maxLength: 80 }), fc.nat(12)).map(([source, kind]) => {
+  const { buffer } = Uint8Array.from(source.subarray(0, source.length - (source.length % 8)));
+  const makers: readonly (() => object)[] = [
+    () => buffer,
+    () => new DataView(buffer),
+    () => Buffer.from(buffer),
+    () => new Uint8Array(buffer),
+    () => new Int8Array(buffer),
+    () => new Uint8ClampedArray(buffer),
+    () => new Int16Array(buffer),
+    () => new Uint16Array(buffer),
+    () => new Int32Array(buffer),
+    () => new Float32Array(buffer),
+    () => new Float64Array(buffer),
+    () => new BigInt64Array(buffer),
+    () => new BigUint64Array(buffer),
+  ];
+  return (makers[kind] as () => object)();
+});
 
 const { value: anyValue } = fc.letrec<{ value: unknown }>((tie) => {
   const inner = tie("value");
@@ -110,7 +113,20 @@ test("the result never depends on where the payload lies", () => {
 });
 
 test("random bytes are a value that can be stored, or malformed", () => {
-  const marker = fc.constantFrom(...Array.from({ length: 0x40 }, (_, i) => 0xc0 + i), 0x81, 0x82, 0x91, 0x92, 0xa1, 0, 1, 2, 3, 4, 5);
+  const marker = fc.constantFrom(
+    ...Array.from({ length: 0x40 }, (_, i) => 0xc0 + i),
+    0x81,
+    0x82,
+    0x91,
+    0x92,
+    0xa1,
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+  );
   const payloads = fc.oneof(
     fc.uint8Array({ maxLength: 60 }),
     fc.array(fc.oneof(marker, fc.nat(12)), { maxLength: 40 }).map((list) => Uint8Array.from(list)),

@@ -16,6 +16,15 @@ function hex(value: Uint8Array): string {
   return Array.from(value, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+/** Stands for a hole in the list given to {@link sparse}. */
+const GAP = Symbol("gap");
+
+function sparse(...items: unknown[]): unknown[] {
+  const array = new Array<unknown>(items.length);
+  for (const [index, item] of items.entries()) if (item !== GAP) array[index] = item;
+  return array;
+}
+
 function nested(levels: number, wrap: (inner: unknown) => unknown): unknown {
   let value: unknown = null;
   for (let level = 0; level < levels; level++) value = wrap(value);
@@ -138,7 +147,7 @@ const FORMS: readonly (readonly [name: string, value: unknown, bytes: string])[]
   ["a Date before 1970", new Date(-1), "c70cff3b8b87c0ffffffffffffffff"],
   ["the first Date of all", new Date(-8.64e15), "c70cff00000000fffff82457de8000"],
   ["undefined", undefined, "d40000"],
-  ["an undefined element and a hole", [undefined, , 1], "93d40000d4000101"],
+  ["an undefined element and a hole", sparse(undefined, GAP, 1), "93d40000d4000101"],
   ["an empty array", [], "90"],
   ["an array of 16", new Array(16).fill(0), `dc0010${"00".repeat(16)}`],
   ["an array of 65536", new Array(65536).fill(0), `dd00010000${"00".repeat(65536)}`],
@@ -147,10 +156,21 @@ const FORMS: readonly (readonly [name: string, value: unknown, bytes: string])[]
   ["an object with a key that has an unpaired surrogate", { [LONE_HIGH]: 1 }, "81d505d80001"],
   ["an empty Map", new Map(), "d40190"],
   ["a Map", new Map<unknown, unknown>([["a", 1]]), "d60192a16101"],
-  ["a Map with keys of any kind", new Map<unknown, unknown>([[1, 2], [[], {}]]), "c705019401029080"],
+  [
+    "a Map with keys of any kind",
+    new Map<unknown, unknown>([
+      [1, 2],
+      [[], {}],
+    ]),
+    "c705019401029080",
+  ],
   ["an empty Set", new Set(), "d40290"],
   ["a Set", new Set([1, "a"]), "d6029201a161"],
-  ["a Set of 16 with a payload of 19 bytes", new Set(Array.from({ length: 16 }, (_, i) => i)), "c71302dc0010000102030405060708090a0b0c0d0e0f"],
+  [
+    "a Set of 16 with a payload of 19 bytes",
+    new Set(Array.from({ length: 16 }, (_, i) => i)),
+    "c71302dc0010000102030405060708090a0b0c0d0e0f",
+  ],
 ];
 
 describe("the forms of values", () => {
@@ -211,11 +231,13 @@ describe("what comes back", () => {
 
   test("objects have the prototype Object.prototype, whatever root prototype or realm they came from", () => {
     const bare = Object.assign(Object.create(null), { a: 1 });
-    const foreign = runInNewContext("({ a: 1, list: [1, , 2], when: new Date(5), map: new Map([[1, new Set([2])]]), raw: new Uint8Array([3]), wide: new Int16Array([4]) })");
+    const foreign = runInNewContext(
+      "({ a: 1, list: [1, , 2], when: new Date(5), map: new Map([[1, new Set([2])]]), raw: new Uint8Array([3]), wide: new Int16Array([4]) })",
+    );
     assert.deepStrictEqual(decode(encode(bare)), { a: 1 });
     assert.deepStrictEqual(decode(encode(foreign)), {
       a: 1,
-      list: [1, , 2],
+      list: sparse(1, GAP, 2),
       when: new Date(5),
       map: new Map([[1, new Set([2])]]),
       raw: Uint8Array.of(3),
@@ -251,7 +273,16 @@ describe("what comes back", () => {
 
   test("a getter is read once", () => {
     const read = vi.fn(() => 7);
-    assert.deepStrictEqual(decode(encode({ get a() { return read(); } })), { a: 7 });
+    assert.deepStrictEqual(
+      decode(
+        encode({
+          get a() {
+            return read();
+          },
+        }),
+      ),
+      { a: 7 },
+    );
     expect(read).toHaveBeenCalledTimes(1);
   });
 
@@ -264,6 +295,11 @@ describe("what comes back", () => {
     const [first, second] = decode(encode([shared, shared])) as object[];
     assert.deepStrictEqual([first, second], [shared, shared]);
     expect(first).not.toBe(second);
+  });
+
+  test("every NaN has the same bytes", () => {
+    const [other] = new Float64Array(BigUint64Array.of(0xfff8_0000_0000_0001n).buffer);
+    expect(hex(encode(other))).toBe("cb7ff8000000000000");
   });
 
   test("the same value has the same bytes, whatever was encoded before", () => {
@@ -281,6 +317,18 @@ describe("toJSON", () => {
     const list = Object.assign([1, 2], { toJSON: () => [3] });
     const decoded = decode(encode({ money: new Money(5), own, list, url: new URL("https://example.com/") }));
     assert.deepStrictEqual(decoded, { money: { cents: 5 }, own: { shown: 2 }, list: [3], url: "https://example.com/" });
+  });
+
+  test("it counts where only the name of the class is that of a built-in one", () => {
+    const Named = {
+      Map: class {
+        toJSON() {
+          return "form";
+        }
+      },
+    }.Map;
+    const claiming = Object.assign(Object.create({ constructor: Map }), { toJSON: () => "form" });
+    assert.deepStrictEqual(decode(encode([new Named(), claiming])), ["form", "form"]);
   });
 
   test("it is called with the key, like JSON.stringify does", () => {
@@ -302,7 +350,15 @@ describe("toJSON", () => {
 
   test("a toJSON of the result is not called", () => {
     expect(refusal({ toJSON: () => new Money(1) }).code).toBe("VALUE_UNSUPPORTED");
-    expect(refusal({ a: { toJSON() { return this; } } }).path).toBe("a.toJSON");
+    expect(
+      refusal({
+        a: {
+          toJSON() {
+            return this;
+          },
+        },
+      }).path,
+    ).toBe("a.toJSON");
   });
 
   test("a key toJSON that holds no function is data", () => {
@@ -312,14 +368,28 @@ describe("toJSON", () => {
   test("a Date, Map or Buffer keeps its own form whatever its toJSON", () => {
     const map = new Map([[1, 2]]);
     Object.defineProperty(map, "toJSON", { value: () => "no" });
-    assert.deepStrictEqual(decode(encode([new Date(0), map, Buffer.of(1)])), [new Date(0), new Map([[1, 2]]), Buffer.of(1)]);
+    assert.deepStrictEqual(decode(encode([new Date(0), map, Buffer.of(1)])), [
+      new Date(0),
+      new Map([[1, 2]]),
+      Buffer.of(1),
+    ]);
   });
 
   test("Map keys and Set elements whose forms are equal are refused, since they would not come back", () => {
     const text = { toJSON: () => "a" };
     expect(refusal(new Set([text, { ...text }])).path).toBe("<set 1>");
-    expect(refusal(new Map<unknown, unknown>([[text, 1], ["a", 2]])).path).toBe("<map key 0>");
-    assert.deepStrictEqual(decode(encode(new Set([text, "b", { toJSON: () => ({}) }, {}]))), new Set(["a", "b", {}, {}]));
+    expect(
+      refusal(
+        new Map<unknown, unknown>([
+          [text, 1],
+          ["a", 2],
+        ]),
+      ).path,
+    ).toBe("<map key 0>");
+    assert.deepStrictEqual(
+      decode(encode(new Set([text, "b", { toJSON: () => ({}) }, {}]))),
+      new Set(["a", "b", {}, {}]),
+    );
   });
 });
 
@@ -356,7 +426,14 @@ describe("refusals", () => {
     ["a class derived from Uint8Array", new (class extends Uint8Array {})()],
     ["a class derived from Float64Array", new (class extends Float64Array {})()],
     ["a class derived from ArrayBuffer", new (class extends ArrayBuffer {})(1)],
-    ["a class derived from Map with a toJSON", new (class extends Map { toJSON() { return 1; } })()],
+    [
+      "a class derived from Map with a toJSON",
+      new (class extends Map {
+        toJSON() {
+          return 1;
+        }
+      })(),
+    ],
     ["an array without a prototype", Object.setPrototypeOf([], null)],
     ["an array with the prototype of objects", Object.setPrototypeOf([], Object.prototype)],
     ["only the prototype of a Map", Object.create(Map.prototype)],
@@ -366,7 +443,7 @@ describe("refusals", () => {
     ["only the prototype of an Uint8Array", Object.create(Uint8Array.prototype)],
     ["only the prototype of an Int16Array", Object.create(Int16Array.prototype)],
     ["an array with a named property", Object.assign([1], { a: 1 })],
-    ["an array with a hole and a named property", Object.assign([, 1], { a: 1 })],
+    ["an array with a hole and a named property", Object.assign(sparse(GAP, 1), { a: 1 })],
     ["an array with a symbol key", Object.assign([1], { [Symbol("s")]: 1 })],
     ["the result of a match", "ab".match(/a/)],
     ["an object with a symbol key", { [Symbol("s")]: 1 }],
@@ -377,10 +454,16 @@ describe("refusals", () => {
     ["an Uint8Array whose memory is gone", detached],
     ["a revoked proxy", revoked],
     ["a proxy of a Map", new Proxy(new Map(), {})],
-    ["a proxy of an array that lies about its length", new Proxy([1], { get: (list, key) => (key === "length" ? 1.5 : Reflect.get(list, key)) })],
+    [
+      "a proxy of an array that lies about its length",
+      new Proxy([1], { get: (list, key) => (key === "length" ? 1.5 : Reflect.get(list, key)) }),
+    ],
   ])("%s is refused, at the root and inside, and with its path", (_name, value) => {
     expect(refusal(value)).toMatchObject({ code: "VALUE_UNSUPPORTED", name: "UnsupportedValueError", path: "" });
-    expect(refusal({ cart: { items: [0, value] } })).toMatchObject({ code: "VALUE_UNSUPPORTED", path: "cart.items[1]" });
+    expect(refusal({ cart: { items: [0, value] } })).toMatchObject({
+      code: "VALUE_UNSUPPORTED",
+      path: "cart.items[1]",
+    });
     expect(refusal(new Map([["k", value]]))).toMatchObject({ code: "VALUE_UNSUPPORTED", path: "<map value 0>" });
     expect(refusal({ value }).message).not.toContain("secret");
   });
@@ -391,9 +474,27 @@ describe("refusals", () => {
       throw cause;
     };
     const cases: [unknown, string][] = [
-      [{ a: { get b() { return fail(); } } }, "a.b"],
+      [
+        {
+          a: {
+            get b() {
+              return fail();
+            },
+          },
+        },
+        "a.b",
+      ],
       [{ a: [{ toJSON: fail }] }, "a[0]"],
-      [{ a: { get toJSON() { return fail(); } } }, "a"],
+      [
+        {
+          a: {
+            get toJSON() {
+              return fail();
+            },
+          },
+        },
+        "a",
+      ],
       [{ a: new Proxy({}, { ownKeys: fail }) }, "a"],
       [{ a: new Proxy({}, { getPrototypeOf: fail }) }, "a"],
       [new Set([{ toJSON: fail }]), "<set 0>"],
@@ -410,11 +511,20 @@ describe("refusals", () => {
 
   test("a refusal inside an encode that a toJSON calls is a cause too", () => {
     const error = refusal({ a: { toJSON: () => encode({ b: () => 1 }) } });
-    expect(error).toMatchObject({ code: "VALUE_UNSUPPORTED", path: "a", cause: { code: "VALUE_UNSUPPORTED", path: "b" } });
+    expect(error).toMatchObject({
+      code: "VALUE_UNSUPPORTED",
+      path: "a",
+      cause: { code: "VALUE_UNSUPPORTED", path: "b" },
+    });
   });
 
   test("what was refused without an error has no cause", () => {
-    expect(Object.hasOwn(refusal(() => 1), "cause")).toBe(false);
+    expect(
+      Object.hasOwn(
+        refusal(() => 1),
+        "cause",
+      ),
+    ).toBe(false);
   });
 });
 
@@ -427,7 +537,16 @@ describe("the path of a refusal", () => {
     ["identifiers in any script", { größe: { $a_1: fault } }, "größe.$a_1"],
     ["other keys in quotes", { "odd key": { "": { 1: { 'a"b': fault } } } }, '["odd key"][""]["1"]["a\\"b"]'],
     ["a Map value", { prefs: new Map([["secret", fault]]) }, "prefs<map value 0>"],
-    ["a Map key, never printed", { prefs: new Map<unknown, unknown>([[1, 1], [{ secret: fault }, 1]]) }, "prefs<map key 1>.secret"],
+    [
+      "a Map key, never printed",
+      {
+        prefs: new Map<unknown, unknown>([
+          [1, 1],
+          [{ secret: fault }, 1],
+        ]),
+      },
+      "prefs<map key 1>.secret",
+    ],
     ["a Set element", { tags: new Set([1, 2, fault]) }, "tags<set 2>"],
     ["a toJSON form", { a: { toJSON: () => ({ b: fault }) } }, "a.b"],
     ["control characters, escaped", { "a\n\u001b\u0085\u202e\ud800": fault }, '["a\\n\\u001b\\u{85}\\u{202e}\\ud800"]'],
@@ -537,13 +656,69 @@ describe("limits", () => {
 
 describe("cycles", () => {
   test.each<[name: string, make: () => unknown, path: string]>([
-    ["an object in itself", () => { const a: Record<string, unknown> = {}; a["self"] = a; return a; }, "self"],
-    ["an array in itself", () => { const a: unknown[] = [0]; a.push(a); return a; }, "[1]"],
-    ["a Map in its own value", () => { const m = new Map<unknown, unknown>(); m.set("k", m); return m; }, "<map value 0>"],
-    ["a Map as its own key", () => { const m = new Map<unknown, unknown>(); m.set(m, 1); return m; }, "<map key 0>"],
-    ["a Set in itself", () => { const s = new Set<unknown>(); s.add(s); return s; }, "<set 0>"],
-    ["a longer way round", () => { const user: Record<string, unknown> = {}; user["posts"] = [{ author: user }]; return { user }; }, "user.posts[0].author"],
-    ["a toJSON that leads back", () => { const a: Record<string, unknown> = {}; a["toJSON"] = () => ({ a }); return a; }, "a"],
+    [
+      "an object in itself",
+      () => {
+        const a: Record<string, unknown> = {};
+        a["self"] = a;
+        return a;
+      },
+      "self",
+    ],
+    [
+      "an array in itself",
+      () => {
+        const a: unknown[] = [0];
+        a.push(a);
+        return a;
+      },
+      "[1]",
+    ],
+    [
+      "a Map in its own value",
+      () => {
+        const m = new Map<unknown, unknown>();
+        m.set("k", m);
+        return m;
+      },
+      "<map value 0>",
+    ],
+    [
+      "a Map as its own key",
+      () => {
+        const m = new Map<unknown, unknown>();
+        m.set(m, 1);
+        return m;
+      },
+      "<map key 0>",
+    ],
+    [
+      "a Set in itself",
+      () => {
+        const s = new Set<unknown>();
+        s.add(s);
+        return s;
+      },
+      "<set 0>",
+    ],
+    [
+      "a longer way round",
+      () => {
+        const user: Record<string, unknown> = {};
+        user["posts"] = [{ author: user }];
+        return { user };
+      },
+      "user.posts[0].author",
+    ],
+    [
+      "a toJSON that leads back",
+      () => {
+        const a: Record<string, unknown> = {};
+        a["toJSON"] = () => ({ a });
+        return a;
+      },
+      "a",
+    ],
   ])("%s is refused as a cycle, with the shortest path to it", (_name, make, path) => {
     expect(refusal(make())).toMatchObject({ code: "VALUE_CYCLIC", path });
   });
@@ -575,13 +750,40 @@ describe("the scratch buffer", () => {
   });
 
   test.each<[name: string, run: () => unknown]>([
-    ["a value was encoded", () => encode({ a: "secret", m: new Map([[1, "0123456789"]]), s: new Set(["0123456789ab"]) })],
+    [
+      "a value was encoded",
+      () => encode({ a: "secret", m: new Map([[1, "0123456789"]]), s: new Set(["0123456789ab"]) }),
+    ],
     ["a value was refused", () => refusal({ a: "secret", b: () => 1 })],
     ["a value was too large", () => refusal(["secret".repeat(10), "é".repeat(30)], { maxBytes: 80 })],
-    ["a getter threw", () => refusal({ a: "secret", get b() { throw new Error("theirs"); } })],
+    [
+      "a text was begun and found too large",
+      () => refusal(["x", `${"secret".repeat(5)}${LONE_HIGH}`], { maxBytes: 40 }),
+    ],
+    [
+      "a getter threw",
+      () =>
+        refusal({
+          a: "secret",
+          get b() {
+            throw new Error("theirs");
+          },
+        }),
+    ],
     ["the value outgrew it", () => encode(["secret".repeat(1000), "secret".repeat(1000)])],
-    ["the borrower threw", () => expect(() => encodeBorrowed("secret", {}, () => { throw new Error("theirs"); })).toThrow("theirs")],
-    ["nested collections of lengths with a short header were encoded", () => encode(new Set([new Set(["0123456789abc"]), "x"]))],
+    [
+      "the borrower threw",
+      () =>
+        expect(() =>
+          encodeBorrowed("secret", {}, () => {
+            throw new Error("theirs");
+          }),
+        ).toThrow("theirs"),
+    ],
+    [
+      "nested collections of lengths with a short header were encoded",
+      () => encode(new Set([new Set(["0123456789abc"]), "x"])),
+    ],
   ])("holds nothing after %s", (_name, run) => {
     const before = scratch();
     run();
@@ -633,7 +835,7 @@ describe("longer forms that are not ours", () => {
     ["map 32", "df00000001a16101", { a: 1 }],
     ["a key as str 32", "81db000000016101", { a: 1 }],
     ["ext 8 for undefined", "c7010000", undefined],
-    ["ext 32 for a hole", "91c9000000010001", [,]],
+    ["ext 32 for a hole", "91c9000000010001", sparse(GAP)],
     ["a Map of array 32", "c90000000701dd000000020102", new Map([[1, 2]])],
     ["a timestamp of 96 bits", "c70cff000000000000000000000001", new Date(1000)],
     ["nanoseconds, cut to the millisecond below", "c70cff000f423fffffffffffffffff", new Date(-1000)],
@@ -675,7 +877,8 @@ describe("malformed payloads", () => {
     ["a surrogate in UTF-8", "a3eda080"],
     ["a surrogate pair in UTF-8", "a6eda080edb080"],
     ["a code point above U+10FFFF", "a4f4908080"],
-    ["UTF-8 cut inside a character", "a2c361c3".slice(0, 6)],
+    ["a character cut by the next", "a2c361"],
+    ["a character cut by the end", "a261c3"],
     ["invalid UTF-8 behind 40 characters", `d929${"61".repeat(40)}ff`],
     ["invalid UTF-8 in a key", "81a1ffc0"],
     ["an extension type that is not ours", "d40600"],
@@ -692,21 +895,24 @@ describe("malformed payloads", () => {
     ["a Map with bytes after its array", "d5019000"],
     ["a Map whose array runs past its end", "d5019201"],
     ["a Map whose element runs past its end", "d60192a3010161"],
+    ["a Map with bytes after its array, inside another value", "92d5019000"],
+    ["a Map of three items, with a fourth behind them", "c705019301020304"],
     ["a Map without a payload", "c70001"],
-    ["a Map with a key twice", "c7050194010101" + "02"],
-    ["a Map with 0 and -0", "c70d019400" + "01cb800000000000000002"],
+    ["a Map with a key twice", "c705019401010102"],
+    ["a Map with 0 and -0", "c70d01940001cb800000000000000002"],
     ["a Map with NaN twice", "c7150194cb7ff800000000000001cb7ff800000000000102"],
     ["a Set with an element twice", "c70302920101"],
     ["a Set with bytes after its array", "d5029000"],
     ["an empty BigInt", "c70003"],
     ["a BigInt of 8 bytes", "d7037fffffffffffffff"],
-    ["a BigInt that uint 64 holds", "c70903" + "00ffffffffffffffff"],
-    ["a BigInt with a zero byte too many", "c70a0300" + "7f0000000000000000"],
-    ["a BigInt with a sign byte too many", "c70a03ff" + "800000000000000000"],
+    ["a BigInt that uint 64 holds", "c7090300ffffffffffffffff"],
+    ["a BigInt with a zero byte too many", "c70a03007f0000000000000000"],
+    ["a BigInt with a sign byte too many", "c70a03ff800000000000000000"],
     ["binary data without a kind", "c70004"],
     ["binary data of an unknown kind", "d4040d"],
     ["half an element", "d5040500"],
     ["text of an odd length", "d405d8"],
+    ["text of an odd length, inside another value", "92c70305d80061"],
     ["well-formed text in the form for ill-formed text", "d5050061"],
     ["empty text in the form for ill-formed text", "c70005"],
     ["a surrogate pair in the form for ill-formed text", "d605d83cdf7a"],
@@ -722,18 +928,44 @@ describe("malformed payloads", () => {
     expectMalformed(unaligned(bytes(payload)));
   });
 
+  test("invalid UTF-8 is found in strings of every length, in every place", () => {
+    for (let length = 1; length <= 70; length++) {
+      for (let place = 0; place < length; place++) {
+        const payload = encode("a".repeat(length));
+        payload[payload.length - length + place] = 0xff;
+        expectMalformed(payload);
+      }
+    }
+  });
+
   test("every truncation of a valid payload is refused", () => {
     const encoded = encode(FORMS.filter(([, , form]) => form.length < 100).map(([, value]) => value));
     for (let length = 0; length < encoded.length; length++) expectMalformed(encoded.subarray(0, length));
     expect(encoded.length).toBeGreaterThan(400);
   });
 
-  test("nested arrays cannot together announce more elements than there are bytes", () => {
-    // Each header by itself stays within what is left of the payload.
+  test("nested arrays never make room for more elements than there are bytes", () => {
     const payload = new Uint8Array(1000);
-    const header = bytes("dc0300");
-    for (let level = 0; level < 70; level++) payload.set(header, level * 3);
-    expectMalformed(payload);
+    // Each of the headers announces less than what is left behind it.
+    for (let level = 0; level < 70; level++) payload.set(bytes("dc0300"), level * 3);
+    let elements = 0;
+    const counting = new Proxy(Array, {
+      construct(target, [length]: [number]) {
+        elements += length;
+        return new target(length);
+      },
+    });
+    vi.stubGlobal("Array", counting);
+    let error: unknown;
+    try {
+      decode(payload);
+    } catch (caught) {
+      error = caught;
+    } finally {
+      vi.unstubAllGlobals();
+    }
+    expect(error).toMatchObject({ code: "PAYLOAD_MALFORMED" });
+    expect(elements).toBe(0x300);
   });
 
   test("an object with very many keys is read, and one repeated among them found", () => {

@@ -59,7 +59,10 @@ describe("fileKeyRingStore's files", () => {
 
   it("are the last sixteen generations of a ring and nothing else", async () => {
     for (let index = 0; index < 20; index++) await store().write("main", keyIdOf(index), RECORD);
-    const expected = Array.from({ length: 16 }, (_, index) => `ring-main.00000000${String(index + 5).padStart(2, "0")}.json`);
+    const expected = Array.from(
+      { length: 16 },
+      (_, index) => `ring-main.00000000${String(index + 5).padStart(2, "0")}.json`,
+    );
     assert.deepEqual((await readdir(directory)).sort(), expected);
     assert.equal((await store().read("main")).length, 20);
   });
@@ -78,7 +81,10 @@ describe("fileKeyRingStore's files", () => {
     await store().write("main", keyIdOf(1), RECORD);
     await store().write("main.0000000009", keyIdOf(2), RECORD);
     await store().write("main-2", keyIdOf(3), RECORD);
-    assert.deepEqual((await store().read("main")).map(({ keyId }) => keyId), [keyIdOf(1)]);
+    assert.deepEqual(
+      (await store().read("main")).map(({ keyId }) => keyId),
+      [keyIdOf(1)],
+    );
   });
 
   it("are not rewritten when the bytes are there already", async () => {
@@ -106,7 +112,8 @@ describe("fileKeyRingStore's files", () => {
       const damagedText = damage(text);
       assert.notEqual(damagedText, text);
       await writeFile(path, damagedText);
-      const clear = (error: unknown) => unavailable(error) && /ring-main\.0000000001\.json is damaged/.test(String(error));
+      const clear = (error: unknown) =>
+        unavailable(error) && /ring-main\.0000000001\.json is damaged/.test(String(error));
       await assert.rejects(store().read("main"), clear);
       await assert.rejects(store().write("main", keyIdOf(2), RECORD), clear);
       assert.equal(await readFile(await onlyFile(), "utf8"), damagedText);
@@ -135,7 +142,10 @@ describe("fileKeyRingStore's files", () => {
     const second = first.replace("0000000001", "0000000002");
     await copyFile(second, `${second}.away`);
     await rm(second);
-    assert.deepEqual((await store().read("main")).map(({ keyId }) => keyId), [keyIdOf(1)]);
+    assert.deepEqual(
+      (await store().read("main")).map(({ keyId }) => keyId),
+      [keyIdOf(1)],
+    );
     assert.equal((await store().write("main", keyIdOf(3), RECORD)).written, true);
   });
 

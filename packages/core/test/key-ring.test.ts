@@ -423,6 +423,16 @@ describe("several KMSs", () => {
     expect(events).toContainEqual({ type: "kms-failed", ring: "web", kms: "a", code: "KMS_UNREACHABLE" });
   });
 
+  it("say nothing of a record that is wrapped under none of them, and open it once one of them is configured", async () => {
+    const [a, b] = [fakeKms("a"), fakeKms("b")];
+    const { ring, process } = fixture({ kms: a });
+    const { keyIdBytes } = await ring.current();
+    const elsewhere = process({ kms: b });
+    expect(await codeThrown(elsewhere.byId(keyIdBytes))).toBe("KEY_UNAVAILABLE");
+    expect(events.filter(({ type }) => type === "key-record-refused")).toEqual([]);
+    expect((await process({ kms: [b, a] }).byId(keyIdBytes)).keyIdBytes).toEqual(keyIdBytes);
+  });
+
   it("make a key although one of them is out", async () => {
     const [a, b] = [fakeKms("a"), fakeKms("b")];
     a.failWith = "KMS_DISABLED";
@@ -552,9 +562,9 @@ describe("options", () => {
     expect(() => fixture(options as Partial<KeyRingOptions>)).toThrow(field);
   });
 
-  it("of publish are checked", () => {
+  it("of publish are checked", async () => {
     const { ring } = fixture();
-    expect(() => ring.publish({ delayMs: -1 })).toThrow(RangeError);
+    await expect(ring.publish({ delayMs: -1 })).rejects.toThrow(RangeError);
     expect(ring).toBeInstanceOf(KeyRing);
   });
 });

@@ -58,9 +58,11 @@ describe("memoryStore's memory", () => {
   };
   for (const [what, act] of Object.entries(makeRoom)) {
     it(`has room again when another envelope ${what}`, async () => {
-      const underTest = withManualClock({ maxEntries: 2 });
+      // More than a write sweeps in passing.
+      const ids = Array.from({ length: 50 }, (_, index) => `other-${index}`).concat("a", "b");
+      const underTest = withManualClock({ maxEntries: ids.length });
       const { store } = underTest;
-      for (const id of ["a", "b"]) await store.set(id, ENVELOPE, { ttlMs: MINUTE_MS });
+      for (const id of ids) await store.set(id, ENVELOPE, { ttlMs: MINUTE_MS });
       await assert.rejects(store.set("c", ENVELOPE, { ttlMs: MINUTE_MS }), full);
       await act(underTest);
       assert.equal(await store.set("c", ENVELOPE, { ttlMs: MINUTE_MS }), true);

@@ -140,7 +140,7 @@ test("numbers that are integers of more than 32 bits are written as float 64, wh
   const numbers = (suite["23.number-bignum.yaml"] ?? []).filter(({ number }) => number !== undefined);
   expect(numbers).toHaveLength(4);
   for (const { number, msgpack } of numbers) {
-    expect(number as number > MAX_UINT32 || (number as number) < MIN_INT32).toBe(true);
+    expect((number as number) > MAX_UINT32 || (number as number) < MIN_INT32).toBe(true);
     expect(msgpack).toContain(hexOf(encode(number)));
   }
 });

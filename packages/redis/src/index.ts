@@ -1,1 +1,19 @@
-export const a = 1;
+/**
+ * Keeps sealed web sessions and their key ring in Redis Cluster or a single Redis, over ioredis 6.
+ *
+ * @packageDocumentation
+ */
+export type {
+  ClusterRedis,
+  DuplicateOptions,
+  RedisClient,
+  RedisCommands,
+  RedisConnection,
+  RedisPipeline,
+  RedisServer,
+  RedisServerOptions,
+  SingleRedis,
+} from "./redis-client.js";
+export { type RedisKeyRingStore, type RedisKeyRingStoreOptions, redisKeyRingStore } from "./redis-key-ring-store.js";
+export { type RedisStoreOptions, redisStore } from "./redis-store.js";
+export type { RedisWarning, RedisWarningCode } from "./warning.js";

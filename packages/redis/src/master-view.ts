@@ -5,7 +5,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { connected, nodeName, refreshSlots, SLOT_COUNT } from "./cluster-map.js";
 import { withinDeadline } from "./deadline.js";
 import { type ClusterRedis, isCluster, type RedisClient, type RedisServer } from "./redis-client.js";
-import { unavailable } from "./store-error.js";
+import { replyCode, unavailable } from "./store-error.js";
 
 const POLL_MS = 100;
 
@@ -68,7 +68,9 @@ async function viewCluster(client: ClusterRedis, key: string, times: ViewTimes):
   });
   const nodes = await Promise.all(client.nodes("master").map((server) => viewNode(server, times)));
   const covered = new Uint8Array(SLOT_COUNT);
-  for (const { owned } of nodes) owned.forEach((own, slot) => (covered[slot] = (covered[slot] ?? 0) | own));
+  for (const { owned } of nodes) {
+    for (let slot = 0; slot < SLOT_COUNT; slot++) if (owned[slot] === 1) covered[slot] = 1;
+  }
   if (covered.includes(0)) throw unavailable("a slot of the cluster has no master");
   const ids = new Set(nodes.map(({ id }) => id));
   if (nodes.some(({ targets }) => targets.some((id) => !ids.has(id)))) {
@@ -111,7 +113,7 @@ async function runIdOf(server: RedisServer, { commandTimeoutMs }: ViewTimes): Pr
     try {
       return /^run_id:(\w+)/m.exec(await server.info("server"))?.[1] ?? "";
     } catch (error) {
-      if (error instanceof Error && error.message.startsWith("NOPERM")) return "";
+      if (replyCode(error) === "NOPERM") return "";
       throw error;
     }
   });

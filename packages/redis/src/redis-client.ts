@@ -89,6 +89,7 @@ export interface ClusterRedis extends RedisCommands {
   /** For each slot the nodes that serve it as "host:port", its master first. */
   readonly slots: readonly (readonly string[] | undefined)[];
   nodes(role: "all" | "master"): RedisServer[];
+  pipeline(): Pick<RedisPipeline, "exec">;
   refreshSlotsCache(callback: (error?: Error | null) => void): void;
 }
 

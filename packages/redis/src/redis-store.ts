@@ -8,19 +8,16 @@ import {
   MAX_TTL_MS,
   type SetEnvelopeOptions,
 } from "@sealed-session/core";
-import { refreshSlots } from "./cluster-map.js";
 import { withinDeadline } from "./deadline.js";
-import { isCluster, readsFromMaster, type RedisClient, requireClient } from "./redis-client.js";
+import { followingRedirections } from "./redirection.js";
+import { type RedisClient, type RedisCommands, readsFromMaster, requireClient } from "./redis-client.js";
 import { requireEnvelope, requireStoredId, requireTimeout, requireTtl, sessionPrefix } from "./redis-key.js";
 import { scanStoredIds } from "./scan.js";
 import { runScript, script } from "./script.js";
-import { replyCode } from "./store-error.js";
 
 /** Replies by which PTTL says that there is no key, or none that expires. */
 const NO_KEY = -2;
 const NO_EXPIRY = -1;
-/** Times that a command is sent anew after a redirection that ioredis handed on. */
-const MAX_REDIRECTIONS = 5;
 
 /** KEYS[1] envelope; ARGV: expected bytes, new bytes, time to live in ms or "". KEEPTTL (6.0) keeps the very millisecond. */
 const COMPARE_AND_SET = script(`
@@ -107,9 +104,9 @@ class RedisStore implements EnvelopeStore {
   async get(storedId: string, { slideMs }: GetEnvelopeOptions = {}): Promise<Uint8Array | undefined> {
     const key = this.#key(storedId);
     if (slideMs !== undefined) requireTtl("slideMs", slideMs);
-    const found = await this.#ask(() => {
-      if (slideMs !== undefined) return this.#client.getexBuffer(key, "PX", slideMs);
-      return this.#replicaReads ? this.#readReplica(key) : this.#readMaster(key);
+    const found = await this.#ask((redis) => {
+      if (slideMs !== undefined) return redis.getexBuffer(key, "PX", slideMs);
+      return this.#replicaReads ? this.#readReplica(redis, key) : this.#readMaster(redis, key);
     });
     return found ?? undefined;
   }
@@ -118,17 +115,16 @@ class RedisStore implements EnvelopeStore {
     const key = this.#key(storedId);
     const bytes = requireEnvelope("envelope", envelope);
     const ttlMs = requireTtl("ttlMs", options.ttlMs);
-    const client = this.#client;
     switch (options.condition ?? "always") {
       case "always":
-        return (await this.#ask(() => client.set(key, bytes, "PX", ttlMs))) !== null;
+        return (await this.#ask((redis) => redis.set(key, bytes, "PX", ttlMs))) !== null;
       case "present":
-        return (await this.#ask(() => client.set(key, bytes, "PX", ttlMs, "XX"))) !== null;
+        return (await this.#ask((redis) => redis.set(key, bytes, "PX", ttlMs, "XX"))) !== null;
       case "absent":
-        return await this.#ask(async () => {
-          if ((await client.set(key, bytes, "PX", ttlMs, "NX")) !== null) return true;
+        return await this.#ask(async (redis) => {
+          if ((await redis.set(key, bytes, "PX", ttlMs, "NX")) !== null) return true;
           // ioredis sends a command anew after it has reconnected: the first one may have been carried out.
-          return (await this.#readMaster(key))?.equals(bytes) ?? false;
+          return (await this.#readMaster(redis, key))?.equals(bytes) ?? false;
         });
       default:
         throw new RangeError("condition must be one of always, absent, present");
@@ -144,24 +140,24 @@ class RedisStore implements EnvelopeStore {
     const key = this.#key(storedId);
     const args = [requireEnvelope("expected", expected), requireEnvelope("envelope", envelope)];
     const ttl = ttlMs === undefined ? "" : String(requireTtl("ttlMs", ttlMs));
-    return Number(await this.#ask(() => runScript(this.#client, COMPARE_AND_SET, key, ...args, ttl))) === 1;
+    return Number(await this.#ask((redis) => runScript(redis, COMPARE_AND_SET, key, ...args, ttl))) === 1;
   }
 
   async touch(storedId: string, ttlMs: number): Promise<boolean> {
     const key = this.#key(storedId);
     requireTtl("ttlMs", ttlMs);
-    return Number(await this.#ask(() => this.#client.pexpire(key, ttlMs))) === 1;
+    return Number(await this.#ask((redis) => redis.pexpire(key, ttlMs))) === 1;
   }
 
   async destroy(storedId: string): Promise<boolean> {
     const key = this.#key(storedId);
-    return Number(await this.#ask(() => this.#client.unlink(key))) === 1;
+    return Number(await this.#ask((redis) => redis.unlink(key))) === 1;
   }
 
   async ttlMs(storedId: string): Promise<number | undefined> {
     const key = this.#key(storedId);
-    const reply = await this.#ask<unknown>(() =>
-      this.#readsFromMaster ? this.#client.pttl(key) : runScript(this.#client, MASTER_PTTL, key),
+    const reply = await this.#ask<unknown>((redis) =>
+      this.#readsFromMaster ? redis.pttl(key) : runScript(redis, MASTER_PTTL, key),
     );
     const ttlMs = Number(reply);
     if (ttlMs === NO_KEY) return undefined;
@@ -184,36 +180,22 @@ class RedisStore implements EnvelopeStore {
     return this.#prefix + storedId;
   }
 
-  #readMaster(key: string): Promise<Buffer | null> {
-    return this.#readsFromMaster ? this.#client.getBuffer(key) : this.#client.getexBuffer(key);
+  #readMaster(redis: RedisCommands, key: string): Promise<Buffer | null> {
+    return this.#readsFromMaster ? redis.getBuffer(key) : redis.getexBuffer(key);
   }
 
-  async #readReplica(key: string): Promise<Buffer | null> {
+  async #readReplica(redis: RedisCommands, key: string): Promise<Buffer | null> {
     try {
       // Half the time, so that the master can still answer when the replica hangs.
-      const found = await withinDeadline(this.#commandTimeoutMs / 2, () => this.#client.getBuffer(key));
+      const found = await withinDeadline(this.#commandTimeoutMs / 2, () => redis.getBuffer(key));
       if (found !== null) return found;
     } catch {
       // A replica that is loading, or cut off from its master, says nothing about the session.
     }
-    return await this.#client.getexBuffer(key);
+    return await redis.getexBuffer(key);
   }
 
-  #ask<T>(command: () => Promise<T>): Promise<T> {
-    return withinDeadline(this.#commandTimeoutMs, () => followingRedirections(this.#client, command));
-  }
-}
-
-/** ioredis follows redirections, but not of commands that auto-pipelining sent together with others: it hands those on. */
-async function followingRedirections<T>(client: RedisClient, command: () => Promise<T>): Promise<T> {
-  for (let redirections = 0; ; redirections++) {
-    try {
-      return await command();
-    } catch (error) {
-      const code = replyCode(error);
-      const redirected = code === "MOVED" || code === "ASK";
-      if (!redirected || !isCluster(client) || redirections === MAX_REDIRECTIONS) throw error;
-      await refreshSlots(client);
-    }
+  #ask<T>(work: (redis: RedisCommands) => Promise<T>): Promise<T> {
+    return withinDeadline(this.#commandTimeoutMs, () => followingRedirections(this.#client, work));
   }
 }

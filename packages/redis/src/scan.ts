@@ -3,7 +3,7 @@
  */
 import { withinDeadline } from "./deadline.js";
 import { FingerprintSet } from "./fingerprint-set.js";
-import { type MasterView, mayHaveGained, viewMasters, type ViewTimes } from "./master-view.js";
+import { type MasterView, mayHaveGained, type ViewTimes, viewMasters } from "./master-view.js";
 import type { RedisClient, RedisServer } from "./redis-client.js";
 import { escapeGlob, isStoredId } from "./redis-key.js";
 
@@ -18,12 +18,16 @@ const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
  * Meets every stored id under `prefix` once.
  *
  * A key that lives throughout is met although slots move: after each round the masters are asked what they own. Those that have gained
- * slots, were restarted or took over from another one are walked again. A master that imports slots all the while is walked a second
- * time once every other one has been, since a key that was not met at its source had by then come in.
+ * slots, were restarted or took over from another one are walked again. One that imports slots all the while is walked once more when
+ * nothing else is left: a key that was not met at its source had come in by then.
  */
-export async function* scanStoredIds(client: RedisClient, prefix: string, times: ViewTimes): AsyncGenerator<string, void> {
+export async function* scanStoredIds(
+  client: RedisClient,
+  prefix: string,
+  times: ViewTimes,
+): AsyncGenerator<string, void> {
   const seen = new FingerprintSet();
-  const walkedTwice = new Map<string, string>();
+  const walkedLast = new Map<string, string>();
   let failures = 0;
   let masters = await viewMasters(client, prefix, times);
   let pending = [...masters];
@@ -32,10 +36,12 @@ export async function* scanStoredIds(client: RedisClient, prefix: string, times:
     for (const [name, { server }] of pending) {
       let cursor: string | undefined;
       while (cursor !== "0") {
-        const page: ScanPage | undefined = await scanPage(server, prefix, cursor ?? "0", times).catch((error: unknown) => {
-          if (++failures > MAX_FAILURES) throw error;
-          return undefined;
-        });
+        const page: ScanPage | undefined = await scanPage(server, prefix, cursor ?? "0", times).catch(
+          (error: unknown) => {
+            if (++failures > MAX_FAILURES) throw error;
+            return undefined;
+          },
+        );
         if (page === undefined) {
           brokenOff.add(name);
           break;
@@ -45,10 +51,8 @@ export async function* scanStoredIds(client: RedisClient, prefix: string, times:
       }
     }
     const now = await viewMasters(client, prefix, times);
-    pending = [...now].filter(([name, view]) => {
-      if (brokenOff.has(name) || mayHaveGained(masters.get(name), view)) return true;
-      return importsUnwalked(walkedTwice, name, view);
-    });
+    const changed = [...now].filter(([name, view]) => brokenOff.has(name) || mayHaveGained(masters.get(name), view));
+    pending = changed.length > 0 ? changed : importersToWalk(now, walkedLast);
     masters = now;
   }
 }
@@ -58,11 +62,19 @@ interface ScanPage {
   readonly storedIds: readonly string[];
 }
 
-/** Notes that a master which imports is about to be walked after all others; does so once for each set of incoming slots. */
-function importsUnwalked(walkedTwice: Map<string, string>, name: string, { importing }: MasterView): boolean {
-  if (importing === "" || walkedTwice.get(name) === importing) return false;
-  walkedTwice.set(name, importing);
-  return true;
+/**
+ * Masters that import slots and have not been walked since everything else was. Only once for the same slots: what leaves its source
+ * from now on has been met there.
+ */
+function importersToWalk(
+  masters: ReadonlyMap<string, MasterView>,
+  walkedLast: Map<string, string>,
+): [string, MasterView][] {
+  const importers = [...masters].filter(
+    ([name, { importing }]) => importing !== "" && walkedLast.get(name) !== importing,
+  );
+  for (const [name, { importing }] of importers) walkedLast.set(name, importing);
+  return importers;
 }
 
 async function scanPage(server: RedisServer, prefix: string, cursor: string, times: ViewTimes): Promise<ScanPage> {

@@ -31,20 +31,22 @@ export function replyCode(error: unknown): string | undefined {
 }
 
 function harmless(error: unknown): Error {
-  if (!(error instanceof Error)) return new Error("it failed with something that is no error");
-  const cause: Error & Record<string, unknown> = Object.assign(new Error(harmlessMessage(error)), {});
-  cause.name = String(error.name);
-  for (const field of HARMLESS_FIELDS) {
-    const value: unknown = (error as unknown as Record<string, unknown>)[field];
-    if (typeof value === "string" || typeof value === "number") cause[field] = value;
+  const cause = new Error(harmlessMessage(error));
+  if (error instanceof Error) {
+    cause.name = String(error.name);
+    for (const field of HARMLESS_FIELDS) {
+      const value: unknown = Reflect.get(error, field);
+      if (typeof value === "string" || typeof value === "number") Reflect.set(cause, field, value);
+    }
   }
   return cause;
 }
 
-function harmlessMessage(error: Error): string {
+function harmlessMessage(error: unknown): string {
   if (isReply(error)) return `it answered ${replyCode(error) ?? "with an error"}`;
+  if (!(error instanceof Error)) return "something failed that is no error";
   // "Too many Cluster redirections. Last error: ReplyError: …" quotes a reply.
-  return error.message.replace(/(Last error:\s*\w*:?\s*[A-Z]*)[^]*$/, "$1");
+  return error.message.replace(/(Last error:\s*\w*:?\s*[A-Z]*).*$/s, "$1");
 }
 
 function isReply(error: unknown): error is Error {

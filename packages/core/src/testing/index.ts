@@ -11,6 +11,6 @@
  * @packageDocumentation
  */
 export { type KeyRingStoreUnderTest, keyRingStoreSuite } from "./key-ring-store-suite.js";
-export { kmsSuite, type KmsUnderTest } from "./kms-suite.js";
+export { type KmsUnderTest, kmsSuite } from "./kms-suite.js";
 export type { TestRunner, UnderTest } from "./runner.js";
-export { storeSuite, type StoreUnderTest } from "./store-suite.js";
+export { type StoreUnderTest, storeSuite } from "./store-suite.js";

@@ -12,11 +12,12 @@ const ODD_RINGS = ["a", "A", "a.b", "../up", "con", "ключ 鍵", "*", "a/b\\c
 
 /** A key ring store as the suite sees it. */
 export interface KeyRingStoreUnderTest extends UnderTest {
+  /** A store; its rings need not be empty. */
   readonly store: KeyRingStore;
   /**
    * Another handle on the same rings, such as a second connection, for publishers that run at once.
    *
-   * @default The same store.
+   * @defaultValue The same store.
    */
   readonly second?: KeyRingStore;
   /** What the store's clock should say now, in milliseconds since 1970-01-01T00:00:00Z. */
@@ -24,13 +25,13 @@ export interface KeyRingStoreUnderTest extends UnderTest {
   /**
    * How far the store's clock may be from {@link KeyRingStoreUnderTest.clock}, in milliseconds.
    *
-   * @default 2_000
+   * @defaultValue 2000
    */
   readonly clockToleranceMs?: number;
   /**
    * Opens what was stored once more, as a process that has been restarted does. Only for stores that outlive a process.
    *
-   * @default The tests about it run on the same store.
+   * @defaultValue The tests about it run on the same store.
    */
   reopen?(): Promise<KeyRingStore>;
 }
@@ -42,11 +43,7 @@ export interface KeyRingStoreUnderTest extends UnderTest {
  * @param name - What the tests are grouped under.
  * @param open - Makes what is tested, anew for each test.
  */
-export function keyRingStoreSuite(
-  runner: TestRunner,
-  name: string,
-  open: () => Promise<KeyRingStoreUnderTest>,
-): void {
+export function keyRingStoreSuite(runner: TestRunner, name: string, open: () => Promise<KeyRingStoreUnderTest>): void {
   const test = testWith(runner, open);
   runner.describe(name, () => {
     runner.describe("records", () => registerRecords(test));
@@ -170,7 +167,13 @@ function registerConditions(test: Test): void {
     await store.write(ring, first, bytes(8, 1));
     await store.write(ring, other, bytes(8, 2));
     await store.write(ring, first, bytes(8, 3), { expected: bytes(8, 1) });
-    assert.deepEqual(await read(store, ring), sorted([[first, bytes(8, 3)], [other, bytes(8, 2)]]));
+    assert.deepEqual(
+      await read(store, ring),
+      sorted([
+        [first, bytes(8, 3)],
+        [other, bytes(8, 2)],
+      ]),
+    );
   });
 
   test("writes with `onlyIfKeyIds` only while the ring holds exactly these", async ({ store }) => {
@@ -183,13 +186,20 @@ function registerConditions(test: Test): void {
     }
     assert.equal((await store.write(ring, second, bytes(8, 2), { onlyIfKeyIds: [first] })).written, true);
     assert.deepEqual(await store.write(ring, third, bytes(8, 3), { onlyIfKeyIds: [first] }), refused);
-    const inAnyOrder = [[second, first], [first, second, first]];
+    const inAnyOrder = [
+      [second, first],
+      [first, second, first],
+    ];
     for (const onlyIfKeyIds of inAnyOrder) {
       assert.equal((await store.write(ring, third, bytes(8, 3), { onlyIfKeyIds })).written, true);
     }
     assert.deepEqual(
       await read(store, ring),
-      sorted([[first, bytes(8, 1)], [second, bytes(8, 2)], [third, bytes(8, 3)]]),
+      sorted([
+        [first, bytes(8, 1)],
+        [second, bytes(8, 2)],
+        [third, bytes(8, 3)],
+      ]),
     );
   });
 
@@ -206,7 +216,10 @@ function registerConditions(test: Test): void {
     assert.equal((await store.write(ring, keyId, bytes(8, 3), both)).written, true);
   });
 
-  test("lets one of several publishers win that start at once from an empty ring", async ({ store, second = store }) => {
+  test("lets one of several publishers win that start at once from an empty ring", async ({
+    store,
+    second = store,
+  }) => {
     const ring = freshRing();
     const keyIds = Array.from({ length: PUBLISHERS }, freshKeyId);
     const results = await Promise.all(
@@ -243,7 +256,12 @@ function registerConditions(test: Test): void {
 }
 
 function registerArguments(test: Test): void {
-  for (const [what, ring] of Object.entries({ empty: "", long: "x".repeat(129), braced: "a{b}", illFormed: "\udc00" })) {
+  for (const [what, ring] of Object.entries({
+    empty: "",
+    long: "x".repeat(129),
+    braced: "a{b}",
+    illFormed: "\udc00",
+  })) {
     test(`refuses a ring's name that is ${what} with a RangeError`, async ({ store }) => {
       await assert.rejects(store.read(ring), RangeError);
       await assert.rejects(store.write(ring, freshKeyId(), bytes(8)), RangeError);

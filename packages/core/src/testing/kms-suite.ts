@@ -29,6 +29,7 @@ const MAX_ALTERED_POSITIONS = 256;
 
 /** A KMS as the suite sees it. */
 export interface KmsUnderTest extends UnderTest {
+  /** A KMS that works. */
   readonly kms: Kms;
 }
 
@@ -153,7 +154,9 @@ function registerRefusals(test: Test): void {
 
   test("names itself in its errors, and nothing that was in the call", async ({ kms }) => {
     const { dataKey, wrapped } = await kms.generate(CONTEXT);
-    const error: unknown = await kms.unwrap(wrapped, { ...CONTEXT, extra: "s3cret" }).catch((reason: unknown) => reason);
+    const error: unknown = await kms
+      .unwrap(wrapped, { ...CONTEXT, extra: "s3cret" })
+      .catch((reason: unknown) => reason);
     assert.ok(denied(error));
     assert.equal((error as { kms?: unknown }).kms, kms.name);
     const message = String((error as Error).message);

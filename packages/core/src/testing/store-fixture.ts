@@ -19,7 +19,7 @@ export interface StoreUnderTest extends UnderTest {
    * The store's clock in milliseconds, where {@link StoreUnderTest.advance} moves it by hand and nothing else does. Times are
    * then checked to the millisecond.
    *
-   * @default The store's clock runs; times are checked against what has elapsed at most.
+   * @defaultValue The store's clock runs; times are checked against what has elapsed at most.
    */
   readonly clock?: () => number;
   /** Moves the store's clock on by `ms` milliseconds, or waits until it has moved. */

@@ -2,7 +2,7 @@
  * The part of the store suite that is about walking over all stored ids.
  */
 import assert from "node:assert/strict";
-import { bytes, fill, freshId, MINUTE_MS, read, scanned, type StoreTest } from "./store-fixture.js";
+import { bytes, fill, freshId, MINUTE_MS, read, type StoreTest, scanned } from "./store-fixture.js";
 
 /** Registers the tests of scan. */
 export function registerScan(test: StoreTest): void {

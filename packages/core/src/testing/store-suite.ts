@@ -11,9 +11,9 @@ import {
   HOUR_MS,
   MINUTE_MS,
   read,
-  scanned,
   type StoreTest,
   type StoreUnderTest,
+  scanned,
 } from "./store-fixture.js";
 import { registerScan } from "./store-scan-suite.js";
 import { registerCompareAndSet, registerTimes } from "./store-time-suite.js";

@@ -3,7 +3,7 @@
  */
 import assert from "node:assert/strict";
 import { MAX_TTL_MS } from "../envelope-store.js";
-import { bytes, counted, freshId, HOUR_MS, MINUTE_MS, read, start, type StoreTest } from "./store-fixture.js";
+import { bytes, counted, freshId, HOUR_MS, MINUTE_MS, read, type StoreTest, start } from "./store-fixture.js";
 
 const EVERY_BYTE = Uint8Array.from({ length: 256 }, (_, value) => value);
 
@@ -147,9 +147,7 @@ export function registerCompareAndSet(test: StoreTest): void {
   test("of many at once exactly one wins", async ({ store }) => {
     const id = freshId();
     await store.set(id, bytes(4, 255), { ttlMs: MINUTE_MS });
-    const results = await Promise.all(
-      counted(20, (index) => store.compareAndSet(id, bytes(4, 255), bytes(4, index))),
-    );
+    const results = await Promise.all(counted(20, (index) => store.compareAndSet(id, bytes(4, 255), bytes(4, index))));
     assert.equal(results.filter(Boolean).length, 1);
     assert.deepEqual(await read(store, id), bytes(4, results.indexOf(true)));
   });
