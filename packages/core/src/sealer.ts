@@ -10,7 +10,7 @@ import { requireInteger, requireUtf8 } from "./argument.js";
 import type { SecretKey } from "./backend/backend.js";
 import { concat, equal } from "./bytes.js";
 import { decode, encodeBorrowed } from "./codec.js";
-import { type DataKey, decodeRecord } from "./data-key.js";
+import { type DataKey, decodeRecord, type KeyRecord } from "./data-key.js";
 import {
   DEFAULT_MAX_ENVELOPE_BYTES,
   type Envelope,
@@ -64,6 +64,11 @@ export interface SealOptions {
 export interface OpenOptions {
   /** The session id of the client; needed where `clientBound` is set. */
   readonly sessionId?: string;
+}
+
+/** An envelope whose key record, where it has one, is well-formed and of the key that the header names. */
+interface ParsedEnvelope extends Envelope {
+  readonly record: KeyRecord | undefined;
 }
 
 /**
@@ -134,10 +139,10 @@ export class Sealer {
     const envelope = this.#parse(bytes);
     const warm = this.#ring.byIdIfWarm(envelope.keyId);
     if (warm !== undefined) return this.#openUnder(warm, envelope, storedId, options);
-    if (envelope.inlineRecord === undefined) {
+    if (envelope.record === undefined) {
       return this.#openUnder(await this.#ring.byId(envelope.keyId), envelope, storedId, options);
     }
-    return this.#openInline(envelope, envelope.inlineRecord, storedId, options);
+    return this.#openInline(envelope, envelope.record, storedId, options);
   }
 
   /** As {@link Sealer.open}, without waiting. @throws SealedSessionError `KEY_UNAVAILABLE` also when the key is not warm. */
@@ -186,17 +191,21 @@ export class Sealer {
     });
   }
 
-  #parse(bytes: Uint8Array): Envelope {
+  #parse(bytes: Uint8Array): ParsedEnvelope {
     const envelope = parseEnvelope(bytes, this.#maxEnvelopeBytes);
     if (envelope === undefined || envelope.clientBound !== this.#clientBound) throw rejected();
-    if (envelope.inlineRecord !== undefined && this.#inlineKeys === "off") throw rejected();
-    return envelope;
+    if (envelope.inlineRecord === undefined) return { ...envelope, record: undefined };
+    const record = this.#inlineKeys === "off" ? undefined : decodeRecord(envelope.inlineRecord);
+    if (record === undefined || !equal(record.commitment.subarray(0, KEY_ID_BYTES), envelope.keyId)) throw rejected();
+    return { ...envelope, record };
   }
 
-  #openUnder(dataKey: DataKey, envelope: Envelope, storedId: string, options: OpenOptions): unknown {
+  #openUnder(dataKey: DataKey, envelope: ParsedEnvelope, storedId: string, options: OpenOptions): unknown {
     const { nonce, sealed } = envelope;
     const context = this.#context(storedId);
     if (context === undefined) throw rejected();
+    // The key id in the header is only the beginning of the commitment.
+    if (envelope.record !== undefined && !equal(envelope.record.commitment, dataKey.commitment)) throw rejected();
     const aad = concat(envelope.header, context);
     const plaintext = this.#clientBound
       ? withClientKey(dataKey, requireSessionId(options.sessionId), nonce, (aesKey) =>
@@ -216,9 +225,12 @@ export class Sealer {
     }
   }
 
-  async #openInline(envelope: Envelope, bytes: Uint8Array, storedId: string, options: OpenOptions): Promise<unknown> {
-    const record = decodeRecord(bytes);
-    if (record === undefined || !equal(record.commitment.subarray(0, KEY_ID_BYTES), envelope.keyId)) throw rejected();
+  async #openInline(
+    envelope: ParsedEnvelope,
+    record: KeyRecord,
+    storedId: string,
+    options: OpenOptions,
+  ): Promise<unknown> {
     // Where the ring knows the key, the ring's state decides: a revoked key does not come back in an envelope.
     const known = await this.#ring.byId(envelope.keyId).catch((error: unknown) => {
       if (!hasCode(error, "ENVELOPE_REJECTED")) throw error;

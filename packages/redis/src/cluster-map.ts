@@ -20,15 +20,23 @@ export function slotOf(key: string): number {
   return crc % SLOT_COUNT;
 }
 
-/** @returns the master that owns `key`, to the best of ioredis's knowledge. */
+/** @returns the master that owns `key` to the best of ioredis's knowledge, or another one where it has none. */
 export async function ownerOf(client: ClusterRedis, key: string): Promise<RedisServer> {
   await connected(client, key);
-  const known = findOwner(client, key);
+  const name = client.slots[slotOf(key)]?.[0];
+  const server = findNode(client, name) ?? client.nodes("master")[0];
+  if (server === undefined) throw unavailable("the cluster has no master");
+  return server;
+}
+
+/** @returns the master to which the error reply `moved` of another one leads. */
+export async function movedTo(client: ClusterRedis, key: string, moved: unknown): Promise<RedisServer> {
+  const name = String(moved).trim().split(" ").at(-1);
+  const known = findNode(client, name);
   if (known !== undefined) return known;
+  // A new node, or one that ioredis knows under another address (natMap).
   await refreshSlots(client);
-  const found = findOwner(client, key);
-  if (found === undefined) throw unavailable("the cluster names no master for a slot");
-  return found;
+  return findNode(client, name) ?? (await ownerOf(client, key));
 }
 
 /** Resolves when `client` knows the slots, connecting it where that is still to be done. */
@@ -47,7 +55,6 @@ export function nodeName({ options }: RedisServer): string {
   return `${options.host}:${options.port}`;
 }
 
-function findOwner(client: ClusterRedis, key: string): RedisServer | undefined {
-  const name = client.slots[slotOf(key)]?.[0];
+function findNode(client: ClusterRedis, name: string | undefined): RedisServer | undefined {
   return client.nodes("all").find((node) => nodeName(node) === name);
 }

@@ -2,11 +2,14 @@
  * A write that waits for a replica: WAIT says something only about the connection that wrote (format 5.4), and holds that connection up.
  * So it has connections of its own, one to each master that owns a key, opened when they are needed.
  */
-import { connected, nodeName, ownerOf, refreshSlots } from "./cluster-map.js";
+import { movedTo, nodeName, ownerOf } from "./cluster-map.js";
 import { withinDeadline } from "./deadline.js";
 import { followingRedirections } from "./redirection.js";
-import { isCluster, type RedisClient, type RedisConnection } from "./redis-client.js";
+import { isCluster, type RedisClient, type RedisConnection, type RedisServer } from "./redis-client.js";
 import { replyCode, unavailable } from "./store-error.js";
+
+/** Times that a write follows its key to another master. */
+const MAX_REDIRECTIONS = 3;
 
 /** How long to wait, in milliseconds. */
 export interface ReplicatedWriteTimes {
@@ -54,17 +57,18 @@ export class ReplicatedWriter {
     let name = "";
     try {
       return await withinDeadline(commandTimeoutMs + waitTimeoutMs, async () => {
-        for (let redirected = false; ; redirected = true) {
-          name = await this.#open(key);
+        let server = await this.#server(key);
+        for (let redirections = 0; ; redirections++) {
+          name = this.#open(server);
           try {
             return await this.#write(name, lua, key, args);
           } catch (error) {
             const code = replyCode(error);
-            if (!isCluster(this.#client)) throw error;
+            if (!isCluster(this.#client) || redirections === MAX_REDIRECTIONS) throw error;
             // The slot is on its way and this key has gone ahead: the client follows, but nobody can wait for a replica there.
             if (code === "ASK") return { reply: await this.#followAhead(lua, key, args), replicated: false };
-            if (code !== "MOVED" || redirected) throw error;
-            await refreshSlots(this.#client);
+            if (code !== "MOVED") throw error;
+            server = await movedTo(this.#client, key, error);
           }
         }
       });
@@ -109,11 +113,12 @@ export class ReplicatedWriter {
     return nodes.some((line) => line.split(" ")[3] === id) ? "lost" : "none";
   }
 
-  /** @returns the name of an open connection to the master of `key`. */
-  async #open(key: string): Promise<string> {
-    const client = this.#client;
-    if (isCluster(client)) await connected(client, key);
-    const server = isCluster(client) ? await ownerOf(client, key) : client;
+  async #server(key: string): Promise<RedisServer> {
+    return isCluster(this.#client) ? await ownerOf(this.#client, key) : this.#client;
+  }
+
+  /** @returns the name of an open connection to `server`. */
+  #open(server: RedisServer): string {
     const name = nodeName(server);
     const known = this.#connections.get(name);
     if (known !== undefined && known.status !== "end") return name;

@@ -6,8 +6,8 @@
  */
 import { SealedSessionError } from "@sealed-session/core";
 
-/** The first word of an error reply, such as MOVED, LOADING or WRONGTYPE. */
-const REPLY_CODE = /^-?([A-Z][A-Z0-9_]{1,30})\b/;
+/** The first word of an error reply, such as MOVED, LOADING or WRONGTYPE; Redis 6.2 puts a preface before those of scripts. */
+const REPLY_CODE = /^(?:(?:ERR )?Error running script \(.*?: (?=-?[A-Z]{3}))?-*([A-Z][A-Z0-9_]{1,30})\b/;
 const HARMLESS_FIELDS = ["code", "errno", "syscall", "address", "port"] as const;
 
 /**

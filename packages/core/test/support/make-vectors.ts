@@ -79,6 +79,37 @@ const PAYLOADS: [bytes: string, value: { value: unknown } | string][] = [
   ["d90161", { value: "a" }],
   ["dd00000001c0", { value: [null] }],
   ["ca3fc00000", { value: 1.5 }],
+  ["a3efbbbf", { value: "\ufeff" }],
+  ["d5040201", { value: Buffer.of(1) }],
+  ["c70cff3b9ac9ffffffffffffffffff", { value: new Date(-1) }],
+  [
+    "c70d019401c0cf0000000000000001c0",
+    {
+      value: new Map<unknown, unknown>([
+        [1, null],
+        [1n, null],
+      ]),
+    },
+  ],
+  [`${"91".repeat(100)}c0`, { value: nested(100) }],
+  ["d40001", "a hole that is the whole value"],
+  ["81a161d40001", "a hole as the value of a map"],
+  ["c7050192d40001c0", "a hole as a key of a Map"],
+  ["c7040291d40001", "a hole as an element of a Set"],
+  ["d50191c0", "a Map with a key and no value"],
+  ["d401c0", "a Map that is no array"],
+  ["c705019401c001c0", "a key of a Map twice"],
+  ["c70d019400c0cb8000000000000000c0", "the keys 0 and -0 of a Map"],
+  ["c70302920101", "an element of a Set twice"],
+  ["c7030291c0c0", "a Set with bytes after its array"],
+  ["d40301", "a BigInt of extension 3 that fits 64 bits"],
+  ["c70a0300010000000000000000", "a BigInt of extension 3 that is longer than it must be"],
+  ["d5040601", "a typed array of half an element"],
+  ["d5042001", "a typed array of an unknown kind"],
+  ["c70004", "a typed array without its kind"],
+  ["d5050061", "a string of extension 5 without an unpaired surrogate"],
+  ["d40500", "a string of extension 5 of half a unit"],
+  ["d4ff00", "a timestamp of one byte"],
   ["c1", "a byte that no value begins with"],
   ["", "nothing"],
   ["c0c0", "bytes after the value"],
@@ -95,6 +126,11 @@ const PAYLOADS: [bytes: string, value: { value: unknown } | string][] = [
   ["d7ffee6b280000000000", "a timestamp with more than 999999999 ns"],
   [`${"91".repeat(101)}c0`, "101 levels"],
 ];
+
+/** @returns null inside so many arrays. */
+function nested(levels: number): unknown {
+  return levels === 0 ? null : [nested(levels - 1)];
+}
 
 /** @returns The whole file. */
 export function makeVectors(): VectorFile {
@@ -397,6 +433,38 @@ function refusals(
   add(inline, "record that is none", "open", xor(inline, recordAt, 0x01));
   add(inline, "record of another key id", "open", xor(inline, recordAt + 4, 0x01));
   add(inline, "record whose commitment is not the key's", "open", xor(inline, recordAt + 4 + 31, 0x01));
+
+  // Sealed around a record that does not fit: the tag verifies, and only the checks of 3.5 are left to refuse.
+  const [otherKey, inlineKey] = inline.keys as [string, string];
+  const recordOf = (commitment: Uint8Array) =>
+    encodeRecord({
+      commitment,
+      activatesAt: NOW,
+      state: RecordState.enabled,
+      wraps: [{ kms: "list", wrapped: hex(inlineKey) }],
+    });
+  const { commitment } = deriveKeys(hex(inlineKey));
+  const misfits: [string, Stage, Uint8Array][] = [
+    ["a record that is none", "parse", Uint8Array.of(0xc0)],
+    ["a record with a byte after it", "parse", Uint8Array.of(...recordOf(commitment), 0)],
+    ["a record of another key id", "key", recordOf(deriveKeys(hex(otherKey)).commitment)],
+    [
+      "a record whose commitment differs after the key id",
+      "key",
+      recordOf(commitment.map((byte, i) => (i < 12 ? byte : byte ^ 1))),
+    ],
+  ];
+  for (const [mutation, stage, inlineRecord] of misfits) {
+    const sealed = sealPayload(hex((inline.ok as { plaintext: string }).plaintext), {
+      dataKey: hex(inlineKey),
+      inlineRecord,
+      context: [inline.purpose, inline.namespace, inline.id],
+      nonce: draw(24),
+    });
+    add(inline, `sealed with ${mutation}`, stage, { envelope: toHex(sealed.envelope) });
+  }
+  const { sessionId: _, ...withoutClient } = bound;
+  add(withoutClient, "without the client's session id", "parse", {});
 
   // The key id is right, the sealing key is another data key's: what AES-GCM alone would let somebody arrange.
   const { envelope } = sealPayload(hex((plain.ok as { plaintext: string }).plaintext), {
