@@ -7,7 +7,8 @@ import { type ErrorCode, UnsupportedValueError } from "./errors.js";
 type RefusalCode = Extract<ErrorCode, `VALUE_${string}`>;
 
 const MAX_PATH_LENGTH = 200;
-const MAX_KEY_LENGTH = 64;
+/** Shorter than a token of 128 bits in hexadecimal or 256 in base64url: whole, it must not land in a log. */
+const MAX_KEY_LENGTH = 31;
 const ELLIPSIS = "…";
 
 const IDENTIFIER = /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u;
