@@ -30,7 +30,7 @@ export function formsOf(value: string | number | Uint8Array): Form[] {
 }
 
 /** @returns `bytes` as MONITOR, the log and redis-cli print them (`sdscatrepr`). */
-export function asRedisPrints(bytes: Uint8Array): string {
+function asRedisPrints(bytes: Uint8Array): string {
   let text = "";
   for (const byte of bytes)
     text += SHORT_ESCAPES.get(byte) ?? (isPrintable(byte) ? String.fromCharCode(byte) : `\\x${hex(byte)}`);

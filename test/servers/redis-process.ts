@@ -44,7 +44,7 @@ export async function findProcessLane(origin: string): Promise<Lane | undefined>
 }
 
 /** @returns the lane that starts servers with `command`. */
-export function processLane(command: readonly string[], description: string): Lane {
+function processLane(command: readonly string[], description: string): Lane {
   return {
     description,
     async launch(port, config) {
