@@ -27,7 +27,9 @@ const BLOCK_BYTES = 16;
  * @returns 32 bytes, to be wiped by the caller.
  */
 export function deriveAesKey(backend: Backend, key: SecretKey, sender: Uint8Array): Uint8Array {
-  const k1 = doubled(backend.aesBlocks(key, new Uint8Array(BLOCK_BYTES)));
+  const l = backend.aesBlocks(key, new Uint8Array(BLOCK_BYTES));
+  const k1 = doubled(l);
+  l.fill(0);
   // Both messages fill one block, so that CMAC is a single AES call on the message XORed with its subkey K1.
   const blocks = new Uint8Array(2 * BLOCK_BYTES);
   for (const counter of [1, 2]) {
@@ -36,8 +38,10 @@ export function deriveAesKey(backend: Backend, key: SecretKey, sender: Uint8Arra
     block.set(sender.subarray(0, SENDER_BYTES), 4);
     for (let i = 0; i < BLOCK_BYTES; i++) block[i] = (block[i] as number) ^ (k1[i] as number);
   }
+  const derived = backend.aesBlocks(key, blocks);
   k1.fill(0);
-  return backend.aesBlocks(key, blocks);
+  blocks.fill(0);
+  return derived;
 }
 
 /** As {@link deriveAesKey}, imported into the backend. */
@@ -57,10 +61,13 @@ export function sealXaes(
   plaintext: Uint8Array,
 ): Uint8Array {
   const aesKey = importAesKey(backend, key, nonce);
-  const out = new Uint8Array(plaintext.length + TAG_BYTES);
-  backend.sealGcm(aesKey, nonce.subarray(SENDER_BYTES), aad, plaintext, out, 0);
-  aesKey.wipe();
-  return out;
+  try {
+    const out = new Uint8Array(plaintext.length + TAG_BYTES);
+    backend.sealGcm(aesKey, nonce.subarray(SENDER_BYTES), aad, plaintext, out, 0);
+    return out;
+  } finally {
+    aesKey.wipe();
+  }
 }
 
 /** Opens one message on its own. @returns The plaintext, or `undefined` when the tag does not verify. */
@@ -72,9 +79,11 @@ export function openXaes(
   sealed: Uint8Array,
 ): Uint8Array | undefined {
   const aesKey = importAesKey(backend, key, nonce);
-  const plaintext = backend.openGcm(aesKey, nonce.subarray(SENDER_BYTES), aad, sealed);
-  aesKey.wipe();
-  return plaintext;
+  try {
+    return backend.openGcm(aesKey, nonce.subarray(SENDER_BYTES), aad, sealed);
+  } finally {
+    aesKey.wipe();
+  }
 }
 
 /** The random parts of nonces, cut from a pool that one CSPRNG call fills (format 2.4). */

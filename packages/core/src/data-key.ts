@@ -185,14 +185,6 @@ export class DataKey {
     return key;
   }
 
-  /**
-   * @returns A sender for one client-bound message: the process's own, so that its count covers these messages too.
-   * @internal
-   */
-  nextClientSender(): Uint8Array {
-    return this.nextSender().sender;
-  }
-
   /** Forgets everything; the key cannot be used afterwards. */
   wipe(): void {
     this.#wiped = true;
@@ -275,9 +267,10 @@ export function decodeRecord(bytes: Uint8Array): KeyRecord | undefined {
     return undefined;
   }
   if (!Array.isArray(value) || value.length !== 5) return undefined;
-  const [version, commitment, time, state, list] = value as unknown[];
-  const activatesAt = typeof time === "bigint" ? Number(time) : time;
-  if (Number(version) !== RECORD_VERSION || !isBytes(commitment, COMMITMENT_BYTES, COMMITMENT_BYTES)) return undefined;
+  const [version, commitment, time, stateNumber, list] = value as unknown[];
+  const activatesAt = narrow(time);
+  const state = narrow(stateNumber);
+  if (narrow(version) !== RECORD_VERSION || !isBytes(commitment, COMMITMENT_BYTES, COMMITMENT_BYTES)) return undefined;
   if (!isInteger(activatesAt, MAX_ACTIVATES_AT) || !isInteger(state, RecordState.retired) || !Array.isArray(list)) {
     return undefined;
   }
@@ -300,12 +293,29 @@ export function decodeRecord(bytes: Uint8Array): KeyRecord | undefined {
 export function mergeRecords(first: KeyRecord, second: KeyRecord): KeyRecord {
   const state = Math.max(first.state, second.state) as RecordState;
   if (state === RecordState.retired) return { ...first, state, wraps: [] };
-  const added = second.wraps.filter(({ kms }) => !first.wraps.some((wrap) => wrap.kms === kms));
-  return { ...first, state, wraps: [...first.wraps, ...added].slice(0, MAX_WRAPS) };
+  const wraps = [...first.wraps];
+  for (const wrap of second.wraps) {
+    // What somebody else has added must not make the record one that nobody can write.
+    const fits = wraps.length < MAX_WRAPS && sizeOf([...wraps, wrap]) <= MAX_RECORD_BYTES;
+    if (fits && wraps.every(({ kms }) => kms !== wrap.kms)) wraps.push(wrap);
+  }
+  return { ...first, state, wraps };
+}
+
+/** At least the length of a record with these wraps, in bytes. */
+function sizeOf(wraps: readonly WrappedKey[]): number {
+  return wraps.reduce((size, { kms, wrapped }) => size + utf8(kms).length + wrapped.length + 6, 50);
+}
+
+/** An integer of MessagePack as a number: forms of 64 bits are read as BigInts. */
+function narrow(value: unknown): unknown {
+  return typeof value === "bigint" ? Number(value) : value;
 }
 
 function isBytes(value: unknown, min: number, max: number): value is Uint8Array {
-  return value instanceof Uint8Array && value.length >= min && value.length <= max;
+  // A bin is exactly this class; a Buffer would be extension 4.
+  if (!(value instanceof Uint8Array) || Object.getPrototypeOf(value) !== Uint8Array.prototype) return false;
+  return value.length >= min && value.length <= max;
 }
 
 function isInteger(value: unknown, max: number): value is number {

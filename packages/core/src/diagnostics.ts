@@ -23,6 +23,8 @@ export type DiagnosticEvent =
   | { readonly type: "key-current"; readonly ring: string; readonly keyId: string }
   /** A record of the ring is not used: it is malformed, does not verify, or lies too far in the future. */
   | { readonly type: "key-record-refused"; readonly ring: string; readonly keyId: string; readonly reason: string }
+  /** A verified record was lost from the ring's store, or altered there, and this process has put it back. */
+  | { readonly type: "key-record-restored"; readonly ring: string; readonly keyId: string }
   /** The ring could not be read, or the KMS not be asked; keys that this process holds go on serving. */
   | { readonly type: "ring-refresh-failed"; readonly ring: string; readonly code: ErrorCode | undefined }
   /** A KMS of several failed while another one answered. */

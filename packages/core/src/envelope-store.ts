@@ -42,6 +42,16 @@ export interface CompareAndSetOptions {
   readonly ttlMs?: number;
 }
 
+/** Options of {@link EnvelopeStore.destroy}. */
+export interface DestroyEnvelopeOptions {
+  /**
+   * Remove these bytes, and only these.
+   *
+   * @defaultValue Whatever lives under the id is removed.
+   */
+  readonly expected?: Uint8Array;
+}
+
 /**
  * Keeps envelopes. All methods reject with `STORE_UNAVAILABLE` when the database cannot be asked within the store's deadline;
  * the outcome of a write is then unknown. None of them ever answers "no such session" for that reason.
@@ -82,8 +92,12 @@ export interface EnvelopeStore {
   /** Sets the time to live anew, in milliseconds. @returns `false` when nothing lives under this id. */
   touch(storedId: string, ttlMs: number): Promise<boolean>;
 
-  /** Removes an envelope. @returns `false` when nothing lived under this id. */
-  destroy(storedId: string): Promise<boolean>;
+  /**
+   * Removes an envelope.
+   *
+   * @returns `false` when nothing lived under this id, or not the expected bytes.
+   */
+  destroy(storedId: string, options?: DestroyEnvelopeOptions): Promise<boolean>;
 
   /**
    * Tells how long an envelope still lives.

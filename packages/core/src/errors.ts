@@ -114,5 +114,5 @@ export function hasCode(error: unknown, ...codes: readonly ErrorCode[]): boolean
 
 /** @returns The code of an error of this library, for diagnostics. */
 export function codeOf(error: unknown): ErrorCode | undefined {
-  return error instanceof SealedSessionError ? error.code : undefined;
+  return typeof error === "object" && error !== null && "code" in error ? (error.code as ErrorCode) : undefined;
 }

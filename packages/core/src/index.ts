@@ -11,6 +11,7 @@ export { DIAGNOSTICS_CHANNEL, type DiagnosticEvent } from "./diagnostics.js";
 export { type Envelope, type EnvelopeHeader, parseEnvelope } from "./envelope.js";
 export {
   type CompareAndSetOptions,
+  type DestroyEnvelopeOptions,
   type EnvelopeStore,
   type GetEnvelopeOptions,
   MAX_TTL_MS,

@@ -7,21 +7,23 @@
 import { backend } from "#backend";
 import type { RandomFill } from "./aead.js";
 import { requireInteger, requireMethods, requireUtf8 } from "./argument.js";
-import { base64url, fromBase64url } from "./bytes.js";
-import { type DataKey, encodeRecord, type KeyRecord, keyIdOf, RecordState } from "./data-key.js";
+import { base64url, equal, fromBase64url } from "./bytes.js";
+import { type DataKey, decodeRecord, encodeRecord, type KeyRecord, keyIdOf } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { KEY_ID_BYTES } from "./envelope.js";
 import { codeOf, SealedSessionError } from "./errors.js";
-import type { KeyRingStore, StoredKeyRecord } from "./key-ring-store.js";
+import { isKeyId, type KeyRingStore, type StoredKeyRecord } from "./key-ring-store.js";
 import type { Kms } from "./kms.js";
 import { KmsSet } from "./kms-set.js";
-import { chooseCurrent, type KeyState, type RingEntry, RingRecords, revoked } from "./ring-records.js";
+import { chooseCurrent, elapsed, type KeyState, type RingEntry, RingRecords } from "./ring-records.js";
 
 const DAY_MS = 86_400_000;
 const MAX_RING_NAME_BYTES = 128;
 const MAX_UNKNOWN_IDS = 1024;
 const PUBLISH_ATTEMPTS = 3;
 const NEVER = Number.NEGATIVE_INFINITY;
+/** Refresh intervals after which a process that was idle asks the ring before it goes on. */
+const STALE_INTERVALS = 5;
 /** Refresh intervals for which a record that every KMS refused is left alone. */
 const REFUSED_INTERVALS = 5;
 
@@ -52,6 +54,12 @@ export interface KeyRingOptions {
    * @defaultValue 60000 (1 min), or the rotation period where that is shorter
    */
   readonly refreshIntervalMs?: number;
+  /**
+   * After how long without an answer a call to a KMS counts as `KMS_UNREACHABLE`, its own retries included: 1 ms to 10 minutes.
+   *
+   * @defaultValue 5000
+   */
+  readonly kmsTimeoutMs?: number;
   /** Key ids (base64url) that count as revoked whatever the ring says. @defaultValue none */
   readonly revokedKeyIds?: readonly string[];
   /** For each data key, senders of other processes whose derived AES key is kept: 1 to 1000000. @defaultValue 1024 */
@@ -108,11 +116,15 @@ export class KeyRing {
   readonly #unknown = new Map<string, number>();
   #current: DataKey | undefined;
   #chooseAgainAt = 0;
-  #refreshedAt = NEVER;
+  #chosenAt = 0;
+  /** When the ring was last asked, with or without success. */
+  #checkedAt = NEVER;
   #refreshing: Promise<void> | undefined;
   #starting: Promise<DataKey> | undefined;
   #lastPublish: Promise<unknown> = Promise.resolve();
   #publishedAt = NEVER;
+  /** For how long no further key is published after one that did not become current. */
+  #publishPauseMs = 0;
   #storedIds: readonly string[] = [];
   #closed = false;
 
@@ -143,7 +155,8 @@ export class KeyRing {
     this.clock = options.clock ?? Date.now;
     this.random = options.random ?? backend.randomFill;
     const maxSenders = requireInteger("maxCachedSenders", options.maxCachedSenders ?? 1024, 1, 1_000_000);
-    this.#kms = new KmsSet(this.name, options.kms, { random: this.random, maxSenders });
+    const kmsTimeoutMs = requireInteger("kmsTimeoutMs", options.kmsTimeoutMs ?? 5000, 1, 600_000);
+    this.#kms = new KmsSet(this.name, options.kms, kmsTimeoutMs, { random: this.random, maxSenders });
     this.#records = new RingRecords(this.name, this.#kms, {
       clock: this.clock,
       maxAheadMs: 2 * this.#rotationPeriodMs,
@@ -163,6 +176,7 @@ export class KeyRing {
     this.#refuseClosed();
     const warm = this.currentIfWarm();
     if (warm !== undefined) return warm;
+    // Many requests may find the ring cold at once.
     this.#starting ??= this.#start().finally(() => {
       this.#starting = undefined;
     });
@@ -172,7 +186,9 @@ export class KeyRing {
   /** As {@link KeyRing.current}, without waiting: `undefined` when the ring must be asked. Reads the ring anew in the background when its time has come. */
   currentIfWarm(): DataKey | undefined {
     const now = this.clock();
-    if (now >= this.#chooseAgainAt) this.#choose(now);
+    if (this.#isStale(now)) return undefined;
+    // Also when the clock was set back: what was current may now lie in the future.
+    if (now >= this.#chooseAgainAt || now < this.#chosenAt) this.#choose(now);
     this.#refreshWhenDue(now);
     return this.#current;
   }
@@ -187,20 +203,20 @@ export class KeyRing {
   async byId(keyId: Uint8Array): Promise<DataKey> {
     this.#refuseClosed();
     const id = base64url(keyId);
+    if (this.#isStale(this.clock())) await this.#refreshOrReport();
     const warm = this.#records.find(id);
     if (warm !== undefined) return warm;
     const missedAt = this.#unknown.get(id);
-    if (missedAt === undefined || this.clock() - missedAt >= this.#refreshIntervalMs) {
+    if (missedAt === undefined || elapsed(this.clock(), missedAt) >= this.#refreshIntervalMs) {
       // A refresh that is already under way may have read the ring before this key came to it.
       if (this.#refreshing !== undefined) await this.refresh();
-      const found = this.#records.find(id);
-      if (found !== undefined) return found;
-      await this.refresh();
+      if (this.#records.find(id) === undefined) await this.refresh();
     }
     const found = this.#records.find(id);
     if (found !== undefined) return found;
     const entry = this.#records.get(id);
     if (entry !== undefined) throw this.#unavailable("no KMS has opened the key's record", entry.failure);
+    if (this.#records.isUnreadable(id)) throw this.#unavailable("the key's record cannot be used");
     if (this.#unknown.size >= MAX_UNKNOWN_IDS) this.#unknown.delete(this.#unknown.keys().next().value as string);
     this.#unknown.set(id, this.clock());
     throw new SealedSessionError("ENVELOPE_REJECTED", "the envelope was rejected");
@@ -208,7 +224,9 @@ export class KeyRing {
 
   /** As {@link KeyRing.byId}, without waiting: `undefined` when the key is not at hand. */
   byIdIfWarm(keyId: Uint8Array): DataKey | undefined {
-    this.#refreshWhenDue(this.clock());
+    const now = this.clock();
+    if (this.#isStale(now)) return undefined;
+    this.#refreshWhenDue(now);
     return this.#records.byBytes(keyId);
   }
 
@@ -221,11 +239,12 @@ export class KeyRing {
   async openInline(record: KeyRecord): Promise<DataKey> {
     this.#refuseClosed();
     this.#records.find(keyIdOf(record));
-    if (record.state !== RecordState.enabled) throw revoked();
-    const outcome = await this.#kms.unwrap(record);
-    if (outcome.dataKey !== undefined) return outcome.dataKey;
-    if (outcome.refused) throw new SealedSessionError("ENVELOPE_REJECTED", "the envelope was rejected");
-    throw this.#unavailable("no KMS has opened the record in the envelope", outcome.failure);
+    const { dataKey, refused, failure } = await this.#kms.unwrap(record);
+    if (dataKey !== undefined) return dataKey;
+    // It opened, but to another key than it says. A denial may as well mean that this process lacks a permission.
+    if (refused && failure === undefined)
+      throw new SealedSessionError("ENVELOPE_REJECTED", "the envelope was rejected");
+    throw this.#unavailable("no KMS has opened the record in the envelope", failure);
   }
 
   /**
@@ -238,7 +257,9 @@ export class KeyRing {
   inlineRecordOf(dataKey: DataKey): Uint8Array {
     const entry = this.#records.get(dataKey.keyId);
     if (entry === undefined) throw this.#unavailable("the key has left the ring");
-    return encodeRecord(entry.record);
+    // Without what others may have added to the record in the ring.
+    const wraps = entry.record.wraps.filter(({ kms }) => this.#kms.has(kms));
+    return encodeRecord({ ...entry.record, wraps });
   }
 
   /**
@@ -271,10 +292,7 @@ export class KeyRing {
       0,
       2 * this.#rotationPeriodMs,
     );
-    // One after the other: an emergency must not be answered with a key that somebody else ordered for later.
-    const published = this.#lastPublish.then(() => this.#publish(delayMs));
-    this.#lastPublish = published.catch(() => undefined);
-    return published;
+    return this.#enqueuePublish(delayMs, false);
   }
 
   /**
@@ -307,9 +325,32 @@ export class KeyRing {
     this.#chooseAgainAt = Number.POSITIVE_INFINITY;
   }
 
+  /** One after the other: an emergency must not be answered with a key that somebody else ordered for later. */
+  #enqueuePublish(delayMs: number, unlessCurrent: boolean): Promise<string> {
+    const published = this.#lastPublish.then(() => this.#publish(delayMs, unlessCurrent));
+    this.#lastPublish = published.catch(() => undefined);
+    return published;
+  }
+
   async #start(): Promise<DataKey> {
-    await this.refresh();
-    if (this.#current === undefined && this.#mayPublish()) await this.publish({ delayMs: 0 });
+    try {
+      await this.refresh();
+    } catch (error) {
+      // The ring cannot be read: what this process knows goes on.
+      if (this.#chooseNow() === undefined) throw error;
+    }
+    if (this.#current === undefined && this.#mayPublish()) {
+      await this.#enqueuePublish(0, true);
+      // Where new keys do not open either, more of them would only fill the ring.
+      if (this.#current === undefined) {
+        this.#publishPauseMs = Math.min(
+          Math.max(2 * this.#publishPauseMs, this.#refreshIntervalMs),
+          this.#rotationPeriodMs,
+        );
+      } else {
+        this.#publishPauseMs = 0;
+      }
+    }
     if (this.#current === undefined) {
       throw this.#unavailable("no key may seal yet: none is both opened by a KMS and confirmed by a second copy");
     }
@@ -319,43 +360,64 @@ export class KeyRing {
   async #refresh(): Promise<void> {
     let stored: readonly StoredKeyRecord[];
     try {
-      stored = await this.#store.read(this.name);
+      stored = (await this.#store.read(this.name)).filter(({ keyId }) => isKeyId(keyId));
     } catch (cause) {
       throw this.#unavailable("the ring cannot be read", cause);
+    } finally {
+      this.#checkedAt = this.clock();
     }
     this.#refuseClosed();
-    const now = this.clock();
-    this.#refreshedAt = now;
     this.#storedIds = stored.map(({ keyId }) => keyId);
-    for (const record of stored) this.#records.merge(record, now);
+    this.#records.merge(stored, this.clock());
     // A key that the ring has just revoked must not seal while the KMS is asked about others.
-    this.#choose(now);
+    this.#chooseNow();
     await this.#records.verify();
-    await Promise.all(this.#records.entries().map(([keyId, entry]) => this.#confirm(keyId, entry)));
+    await Promise.all(this.#records.entries().map(([keyId, entry]) => this.#secure(keyId, entry)));
     this.#refuseClosed();
     for (const { keyId } of stored) this.#unknown.delete(keyId);
-    this.#choose(this.clock());
+    this.#chooseNow();
+  }
+
+  async #refreshOrReport(): Promise<void> {
+    try {
+      await this.refresh();
+    } catch (error) {
+      report({ type: "ring-refresh-failed", ring: this.name, code: codeOf((error as Error).cause ?? error) });
+    }
   }
 
   /** Only once the ring was read at all, and not again before a whole interval, whatever comes of it. */
   #refreshWhenDue(now: number): void {
-    if (now - this.#refreshedAt < this.#refreshIntervalMs || this.#refreshedAt === NEVER) return;
-    this.#refreshedAt = now;
-    if (this.#refreshing !== undefined || this.#closed) return;
-    this.refresh().catch((error: unknown) => {
-      const { cause } = error as Error;
-      report({ type: "ring-refresh-failed", ring: this.name, code: codeOf(cause ?? error) });
-    });
+    if (this.#checkedAt === NEVER || elapsed(now, this.#checkedAt) < this.#refreshIntervalMs) return;
+    if (this.#refreshing === undefined && !this.#closed) void this.#refreshOrReport();
   }
 
-  /** Makes sure, once, that a key which may soon seal lies in more than one place (format 5.4). */
-  async #confirm(keyId: string, entry: RingEntry): Promise<void> {
-    const { dataKey, record, stored } = entry;
-    if (entry.confirmed || dataKey === undefined || this.#hasSettled(entry)) return;
-    if (record.activatesAt + this.#maxSealingAgeMs < this.clock()) return;
+  /** After a long idle time the first call reads the ring before it trusts what it knew: a key may have been revoked meanwhile. */
+  #isStale(now: number): boolean {
+    return this.#checkedAt !== NEVER && elapsed(now, this.#checkedAt) > STALE_INTERVALS * this.#refreshIntervalMs;
+  }
+
+  /**
+   * Puts a verified record back where it was lost or altered, and makes sure, once, that one which may soon seal lies in more than one place
+   * (format 5.4).
+   */
+  async #secure(keyId: string, entry: RingEntry): Promise<void> {
+    if (!entry.verified) return;
+    const { record, stored } = entry;
+    const copy = stored === undefined ? undefined : decodeRecord(stored);
+    const intact = copy !== undefined && covers(copy, record);
+    const isYoung =
+      elapsed(this.clock(), record.activatesAt) <= this.#maxSealingAgeMs || record.activatesAt > this.clock();
+    const needed = entry.dataKey !== undefined && isYoung && !entry.confirmed && !this.#hasSettled(entry);
+    if (intact && !needed) return;
     try {
-      const { written, durable } = await this.#store.write(this.name, keyId, stored, { expected: stored });
-      if (written && durable && entry.stored === stored) entry.confirmed = true;
+      const bytes = intact ? (stored as Uint8Array) : encodeRecord(record);
+      const condition = stored === undefined ? {} : { expected: stored };
+      const { written, durable } = await this.#store.write(this.name, keyId, bytes, condition);
+      if (!written) return;
+      entry.stored = bytes;
+      entry.confirmed = durable;
+      if (!intact) report({ type: "key-record-restored", ring: this.name, keyId });
     } catch (error) {
       report({ type: "ring-refresh-failed", ring: this.name, code: codeOf(error) });
     }
@@ -370,6 +432,11 @@ export class KeyRing {
     return Math.min(record.activatesAt, firstSeenAt) + 2 * this.#refreshIntervalMs;
   }
 
+  #chooseNow(): DataKey | undefined {
+    this.#choose(this.clock());
+    return this.#current;
+  }
+
   #choose(now: number): void {
     const entries = this.#records.entries().map(([, entry]) => entry);
     const chosen = this.#chooseAmong(
@@ -380,10 +447,15 @@ export class KeyRing {
       report({ type: "key-current", ring: this.name, keyId: chosen.dataKey.keyId });
     }
     this.#current = chosen?.dataKey;
+    this.#chosenAt = now;
     // Nothing changes before the next key's time, the settling of one that is not confirmed, or the end of the current one's.
-    const times = entries.flatMap((entry) => [entry.record.activatesAt, this.#settlesAt(entry)]);
-    if (chosen !== undefined) times.push(chosen.record.activatesAt + this.#maxSealingAgeMs + 1);
-    this.#chooseAgainAt = Math.min(...times.filter((time) => time > now));
+    const end = chosen === undefined ? Number.POSITIVE_INFINITY : chosen.record.activatesAt + this.#maxSealingAgeMs + 1;
+    this.#chooseAgainAt = end;
+    for (const entry of entries) {
+      for (const time of [entry.record.activatesAt, this.#settlesAt(entry)]) {
+        if (time > now && time < this.#chooseAgainAt) this.#chooseAgainAt = time;
+      }
+    }
   }
 
   #chooseAmong(entries: readonly RingEntry[], now: number): RingEntry | undefined {
@@ -393,14 +465,17 @@ export class KeyRing {
     return verified.find(({ record }) => record === chosen);
   }
 
-  async #publish(delayMs: number): Promise<string> {
-    for (let attempt = 1; ; attempt++) {
+  async #publish(delayMs: number, unlessCurrent: boolean): Promise<string> {
+    for (let attempt = 1; attempt <= PUBLISH_ATTEMPTS; attempt++) {
       await this.#refreshAnew();
-      const activatesAt = (await this.#storeTime()) + delayMs;
-      const record = await this.#kms.generate(activatesAt);
-      const keyId = keyIdOf(record);
-      // The condition only avoids duplicates: somebody who keeps changing the ring must not be able to stop a rotation.
+      if (unlessCurrent && this.#current !== undefined) return this.#current.keyId;
+      // Taken before the KMS is asked: whoever publishes meanwhile is noticed. The condition only avoids duplicates, so the last attempt goes
+      // without: somebody who keeps changing the ring must not be able to stop a rotation.
       const condition = attempt < PUBLISH_ATTEMPTS ? { onlyIfKeyIds: this.#storedIds } : {};
+      const activatesAt = (await this.#earliestActivation()) + delayMs;
+      const record = await this.#kms.generate(activatesAt);
+      this.#refuseClosed();
+      const keyId = keyIdOf(record);
       const { written } = await this.#write(keyId, record, condition);
       if (written) {
         this.#publishedAt = this.clock();
@@ -409,16 +484,41 @@ export class KeyRing {
       // Read back from the primary, also to learn who was first.
       await this.#refreshAnew();
       if (written) return keyId;
-      const [newest] = this.status().filter(({ state }) => state === "pre-active" || state === "current");
-      if (newest !== undefined && newest.activatesAt > activatesAt - this.#refreshIntervalMs) return newest.keyId;
+      const other = this.status().find(
+        (key) =>
+          (key.state === "pre-active" || key.state === "current") &&
+          Math.abs(key.activatesAt - activatesAt) <= this.#refreshIntervalMs,
+      );
+      if (other !== undefined) return other.keyId;
     }
+    throw this.#unavailable("the ring store did not take the new key");
   }
 
-  /** Not while a young key only waits to be confirmed, and not again and again where new keys do not verify either. */
+  /**
+   * Not while a young key only waits to be confirmed, or for a KMS that gives no answer now; and not again and again where new keys do not
+   * open either.
+   */
   #mayPublish(): boolean {
     const now = this.clock();
-    const entries = this.#records.entries().map(([, entry]) => entry);
-    return this.#chooseAmong(entries, now) === undefined && now - this.#publishedAt >= this.#refreshIntervalMs;
+    const entries = this.#records.entries();
+    const pending = entries.filter(([keyId, entry]) => this.#records.isPending(keyId, entry));
+    const policy = { maxSealingAgeMs: this.#maxSealingAgeMs };
+    if (
+      chooseCurrent(
+        pending.map(([, { record }]) => record),
+        now,
+        policy,
+      ) !== undefined
+    )
+      return false;
+    if (
+      this.#chooseAmong(
+        entries.map(([, entry]) => entry),
+        now,
+      ) !== undefined
+    )
+      return false;
+    return elapsed(now, this.#publishedAt) >= this.#publishPauseMs;
   }
 
   async #write(keyId: string, record: KeyRecord, condition: { onlyIfKeyIds?: readonly string[] }) {
@@ -436,8 +536,11 @@ export class KeyRing {
     await this.refresh();
   }
 
-  /** The earlier of the store's clock and ours, so that a key "from now on" is not in our future (format 5.5). */
-  async #storeTime(): Promise<number> {
+  /**
+   * The time by the store's clock (format 5.5), and later than that of the key which seals now, so that the new one follows it. In a ring without
+   * a key our own clock counts when it is behind, so that the first key is not in our future.
+   */
+  async #earliestActivation(): Promise<number> {
     let storeNow: number;
     try {
       storeNow = await this.#store.now();
@@ -451,7 +554,9 @@ export class KeyRing {
         `this process's clock and the ring store's differ by more than ${this.#refreshIntervalMs} ms`,
       );
     }
-    return Math.min(now, storeNow);
+    if (this.#current === undefined) return Math.min(now, storeNow);
+    const { activatesAt } = this.#records.get(this.#current.keyId)?.record ?? { activatesAt: 0 };
+    return Math.max(storeNow, activatesAt + 1);
   }
 
   #unavailable(reason: string, cause?: unknown): SealedSessionError {
@@ -461,4 +566,16 @@ export class KeyRing {
   #refuseClosed(): void {
     if (this.#closed) throw new SealedSessionError("CLOSED", `ring ${this.name}: it was closed`);
   }
+}
+
+/** Whether a copy says all that a record says, and perhaps more. */
+function covers(copy: KeyRecord, record: KeyRecord): boolean {
+  return (
+    copy.state === record.state &&
+    copy.activatesAt === record.activatesAt &&
+    equal(copy.commitment, record.commitment) &&
+    record.wraps.every(({ kms, wrapped }) =>
+      copy.wraps.some((wrap) => wrap.kms === kms && equal(wrap.wrapped, wrapped)),
+    )
+  );
 }

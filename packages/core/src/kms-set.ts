@@ -15,8 +15,8 @@ import {
   type WrappedKey,
 } from "./data-key.js";
 import { report } from "./diagnostics.js";
-import { codeOf, hasCode, SealedSessionError } from "./errors.js";
-import type { EncryptionContext, Kms } from "./kms.js";
+import { codeOf, hasCode, KmsError, SealedSessionError } from "./errors.js";
+import type { EncryptionContext, Kms, KmsCallOptions } from "./kms.js";
 
 /** What came of opening a record. */
 export interface UnwrapOutcome {
@@ -32,10 +32,15 @@ export interface UnwrapOutcome {
 export class KmsSet {
   readonly #ring: string;
   readonly #members: readonly Kms[];
+  readonly #timeoutMs: number;
   readonly #dataKeyOptions: DataKeyOptions;
 
-  /** @throws TypeError or RangeError when a member is not a KMS, or the set is empty, too large or has a name twice. */
-  constructor(ring: string, kms: Kms | readonly Kms[], dataKeyOptions: DataKeyOptions) {
+  /**
+   * @param timeoutMs - After which a call counts as unanswered: a KMS that hangs must not hang the ring.
+   * @throws TypeError or RangeError when a member is not a KMS, or the set is empty, too large or has a name twice.
+   */
+  constructor(ring: string, kms: Kms | readonly Kms[], timeoutMs: number, dataKeyOptions: DataKeyOptions) {
+    this.#timeoutMs = timeoutMs;
     this.#ring = ring;
     this.#members = Array.isArray(kms) ? [...(kms as readonly Kms[])] : [kms as Kms];
     this.#dataKeyOptions = dataKeyOptions;
@@ -47,6 +52,11 @@ export class KmsSet {
     if (new Set(this.#members.map(({ name }) => name)).size < this.#members.length) {
       throw new RangeError("every kms must have a name of its own");
     }
+  }
+
+  /** @returns Whether one of the KMSs has this name. */
+  has(name: string): boolean {
+    return this.#members.some((member) => member.name === name);
   }
 
   /**
@@ -63,11 +73,15 @@ export class KmsSet {
       for (const kms of this.#members) {
         try {
           if (bytes === undefined) {
-            const generated = await kms.generate(context);
+            const generated = await this.#ask(kms, (options) => kms.generate(context, options));
             bytes = generated.dataKey;
             wraps.push({ kms: kms.name, wrapped: generated.wrapped });
           } else {
-            wraps.push({ kms: kms.name, wrapped: await kms.wrap(bytes, context) });
+            const dataKey = bytes;
+            wraps.push({
+              kms: kms.name,
+              wrapped: await this.#ask(kms, (options) => kms.wrap(dataKey, context, options)),
+            });
           }
         } catch (error) {
           failure = error;
@@ -98,14 +112,13 @@ export class KmsSet {
       if (wrap === undefined) continue;
       asked++;
       try {
-        const bytes = await kms.unwrap(wrap.wrapped, context);
+        const bytes = await this.#ask(kms, (options) => kms.unwrap(wrap.wrapped, context, options));
         const dataKey = this.#verified(bytes, record.commitment);
-        bytes.fill(0);
         if (dataKey !== undefined) return { dataKey, refused: false, failure: undefined };
         refused++;
       } catch (error) {
         failure = error;
-        if (hasCode(error, "KMS_DENIED")) refused++;
+        if (hasCode(error, "KMS_DENIED", "KMS_DISABLED")) refused++;
         this.#reportFailure(kms, error);
       }
     }
@@ -113,11 +126,29 @@ export class KmsSet {
   }
 
   #verified(bytes: Uint8Array, commitment: Uint8Array): DataKey | undefined {
-    if (bytes.length !== KEY_BYTES) return undefined;
-    const dataKey = new DataKey(bytes, this.#dataKeyOptions);
-    if (equal(dataKey.commitment, commitment)) return dataKey;
-    dataKey.wipe();
-    return undefined;
+    try {
+      if (bytes.length !== KEY_BYTES) return undefined;
+      const dataKey = new DataKey(bytes, this.#dataKeyOptions);
+      if (equal(dataKey.commitment, commitment)) return dataKey;
+      dataKey.wipe();
+      return undefined;
+    } finally {
+      bytes.fill(0);
+    }
+  }
+
+  #ask<T>(kms: Kms, call: (options: KmsCallOptions) => Promise<T>): Promise<T> {
+    const signal = AbortSignal.timeout(this.#timeoutMs);
+    return new Promise((resolve, reject) => {
+      const expire = () => {
+        const message = `no answer within ${this.#timeoutMs} ms`;
+        reject(new KmsError("KMS_UNREACHABLE", message, { kms: kms.name }));
+      };
+      signal.addEventListener("abort", expire, { once: true });
+      call({ signal })
+        .then(resolve, reject)
+        .finally(() => signal.removeEventListener("abort", expire));
+    });
   }
 
   #reportFailure(kms: Kms, error: unknown): void {

@@ -4,7 +4,7 @@
  *
  * Whoever can read that key can open every session, so a production service uses a real KMS instead.
  */
-import { linkSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { closeSync, fstatSync, linkSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { backend } from "#backend";
 import { KEY_BYTES, NONCE_BYTES, openXaes, type RandomFill, sealXaes, TAG_BYTES } from "./aead.js";
@@ -139,27 +139,34 @@ function keyFromFile(path: string, random: RandomFill): Uint8Array {
   const suffix = new Uint8Array(9);
   random(suffix);
   const draft = `${path}.${base64url(suffix)}.new`;
-  writeFileSync(draft, `${base64url(key)}\n`, { mode: 0o600, flag: "wx", flush: true });
-  key.fill(0);
   try {
+    writeFileSync(draft, `${base64url(key)}\n`, { mode: 0o600, flag: "wx", flush: true });
     linkSync(draft, path);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
   } finally {
-    rmSync(draft);
+    key.fill(0);
+    rmSync(draft, { force: true });
   }
   return readKeyFile(path);
 }
 
 function readKeyFile(path: string): Uint8Array {
-  const text = readFileSync(path, "utf8");
-  if (process.platform !== "win32" && (statSync(path).mode & 0o077) !== 0) {
-    throw new SealedSessionError(
-      "LOCAL_KMS_REFUSED",
-      `the key file ${path} must be readable by its owner alone (mode 0600)`,
-    );
+  const file = openSync(path, "r");
+  try {
+    // Of the file that is read, not of what lies under its name a moment later.
+    const { mode, uid } = fstatSync(file);
+    const isOurs = process.getuid === undefined || uid === process.getuid();
+    if (process.platform !== "win32" && ((mode & 0o077) !== 0 || !isOurs)) {
+      throw new SealedSessionError(
+        "LOCAL_KMS_REFUSED",
+        `the key file ${path} must belong to the user of this process and be readable by it alone (mode 0600)`,
+      );
+    }
+    return parseKey(readFileSync(file, "utf8").trim(), `the key file ${path}`);
+  } finally {
+    closeSync(file);
   }
-  return parseKey(text.trim(), `the key file ${path}`);
 }
 
 function parseKey(text: string, source: string): Uint8Array {

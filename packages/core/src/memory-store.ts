@@ -7,6 +7,7 @@ import { requireInteger, requireUtf8 } from "./argument.js";
 import { equal } from "./bytes.js";
 import {
   type CompareAndSetOptions,
+  type DestroyEnvelopeOptions,
   type EnvelopeStore,
   type GetEnvelopeOptions,
   MAX_TTL_MS,
@@ -116,11 +117,12 @@ class MemoryStore implements EnvelopeStore {
     return entry !== undefined;
   }
 
-  async destroy(storedId: string): Promise<boolean> {
+  async destroy(storedId: string, { expected }: DestroyEnvelopeOptions = {}): Promise<boolean> {
     requireStoredId(storedId);
-    const lived = this.#living(storedId) !== undefined;
-    this.#entries.delete(storedId);
-    return lived;
+    if (expected !== undefined) requireBytes("expected", expected);
+    const entry = this.#living(storedId);
+    if (entry === undefined || (expected !== undefined && !equal(entry.bytes, expected))) return false;
+    return this.#entries.delete(storedId);
   }
 
   async ttlMs(storedId: string): Promise<number | undefined> {

@@ -10,6 +10,12 @@ import { SealedSessionError } from "./errors.js";
 import type { StoredKeyRecord } from "./key-ring-store.js";
 import type { KmsSet } from "./kms-set.js";
 
+/** Records that this process keeps: a ring holds a handful, and somebody else's junk must not fill the memory. */
+const MAX_ENTRIES = 1024;
+/** Records that one run of `verify` sends to the KMSs. */
+const MAX_VERIFIED_AT_ONCE = 64;
+const CONCURRENT_CALLS = 8;
+
 /**
  * Where a key stands in its life, as one process sees it: `pre-active` before its time; `current` while it seals; `open-only` when its time
  * has come and another key seals, or it waits for a second copy to be confirmed; `revoked` and `retired` as its record or the
@@ -21,10 +27,12 @@ export type KeyState = "pre-active" | "current" | "open-only" | "revoked" | "ret
 export interface RingEntry {
   /** The record, merged from all copies seen. */
   record: KeyRecord;
-  /** The bytes in the store when they were last read. */
-  stored: Uint8Array;
+  /** The bytes in the store when they were last read; `undefined` when they had gone from there. */
+  stored: Uint8Array | undefined;
   /** The verified key; `undefined` while no KMS has opened it, and once it may not be used any more. */
   dataKey: DataKey | undefined;
+  /** A KMS has opened the record once: what it says of the key, apart from its state, is true. */
+  verified: boolean;
   /** When this process first saw the record, by its clock. */
   readonly firstSeenAt: number;
   /** The stored bytes were read back from the primary and confirmed by a second copy. */
@@ -57,6 +65,8 @@ export class RingRecords {
   readonly #entries = new Map<string, RingEntry>();
   /** The verified keys by the 12 bytes of their id as latin1, for the warm path. */
   readonly #byBytes = new Map<string, DataKey>();
+  /** Ids under which the store holds something that is no record, or none that may be used. */
+  readonly #unreadable = new Set<string>();
   #closed = false;
 
   constructor(ring: string, kms: KmsSet, options: RingRecordsOptions) {
@@ -90,40 +100,47 @@ export class RingRecords {
     return this.#byBytes.get(latin1(keyId, 0, KEY_ID_BYTES));
   }
 
-  /** Takes what the store holds under a key id into memory. What this process has verified is never replaced by what it has not. */
-  merge({ keyId, record: bytes }: StoredKeyRecord, now: number): void {
-    const known = this.#entries.get(keyId);
-    if (known !== undefined && equal(known.stored, bytes)) return;
-    const record = decodeRecord(bytes);
-    if (record === undefined || keyIdOf(record) !== keyId) {
-      report({ type: "key-record-refused", ring: this.#ring, keyId, reason: "malformed" });
-      return;
+  /**
+   * Takes what the store holds into memory. What this process has verified is never replaced by what it has not, and a key that was
+   * revoked or retired stays so, whatever is written under its id.
+   */
+  merge(stored: readonly StoredKeyRecord[], now: number): void {
+    const found = new Set<string>();
+    this.#unreadable.clear();
+    for (const { keyId, record } of stored) {
+      found.add(keyId);
+      if (!this.#mergeOne(keyId, record, now)) this.#unreadable.add(keyId);
     }
-    if (record.activatesAt > now + this.#options.maxAheadMs && record.state === RecordState.enabled) {
-      report({ type: "key-record-refused", ring: this.#ring, keyId, reason: "too far in the future" });
-      return;
+    for (const [keyId, entry] of this.#entries) {
+      if (found.has(keyId)) continue;
+      if (entry.verified || entry.record.state !== RecordState.enabled) entry.stored = undefined;
+      else this.#entries.delete(keyId);
     }
-    if (known === undefined) {
-      const entry = { record, stored: bytes, firstSeenAt: now, confirmed: false, dataKey: undefined };
-      this.#entries.set(keyId, { ...entry, refusedAt: undefined, failure: undefined, stranger: undefined });
-      return;
-    }
-    known.confirmed = false;
-    known.stored = bytes;
-    known.refusedAt = undefined;
-    const sameKey = equal(record.commitment, known.record.commitment);
-    if (known.dataKey !== undefined) {
-      if (sameKey) known.record = mergeRecords(known.record, record);
-      else known.stranger = record;
-    } else {
-      known.record = sameKey ? mergeRecords(record, known.record) : record;
-    }
-    if (known.record.state !== RecordState.enabled) this.#drop(keyId, known);
   }
 
-  /** Asks the KMSs for every enabled record that is not verified yet. Never rejects: failures stay with their entries. */
+  /** Whether the store holds something under this id that is no record which this process could use. */
+  isUnreadable(keyId: string): boolean {
+    return this.#unreadable.has(keyId);
+  }
+
+  /**
+   * Asks the KMSs for the enabled records that are not verified yet, the newest first, some at a time. Never rejects: failures stay with
+   * their entries.
+   */
   async verify(): Promise<void> {
-    await Promise.all(this.entries().map(([keyId, entry]) => this.#verify(keyId, entry)));
+    const waiting = this.entries()
+      .filter(([keyId, entry]) => this.#mayVerify(keyId, entry))
+      .sort(([, a], [, b]) => b.record.activatesAt - a.record.activatesAt)
+      .slice(0, MAX_VERIFIED_AT_ONCE);
+    while (waiting.length > 0) {
+      await Promise.all(waiting.splice(0, CONCURRENT_CALLS).map(([keyId, entry]) => this.#verify(keyId, entry)));
+    }
+  }
+
+  /** Whether a KMS that gave no answer may yet open this record. */
+  isPending(keyId: string, { record, dataKey, failure, refusedAt }: RingEntry): boolean {
+    if (record.state !== RecordState.enabled || this.#options.revoked.has(keyId)) return false;
+    return dataKey === undefined && failure !== undefined && refusedAt === undefined;
   }
 
   /** @returns Where a key stands, given the one that seals. */
@@ -149,22 +166,60 @@ export class RingRecords {
     this.#byBytes.delete(latin1(fromBase64url(keyId) as Uint8Array, 0, KEY_ID_BYTES));
   }
 
-  /** Unwraps an enabled record that is not verified yet, unless these very bytes were refused before. */
+  #mergeOne(keyId: string, bytes: Uint8Array, now: number): boolean {
+    const known = this.#entries.get(keyId);
+    if (known?.stored !== undefined && equal(known.stored, bytes)) return true;
+    if (known !== undefined) known.stored = bytes;
+    const record = decodeRecord(bytes);
+    if (record === undefined || keyIdOf(record) !== keyId) return this.#refuse(keyId, "malformed");
+    if (record.activatesAt > now + this.#options.maxAheadMs && record.state === RecordState.enabled) {
+      return this.#refuse(keyId, "too far in the future");
+    }
+    if (known === undefined) {
+      if (this.#entries.size >= MAX_ENTRIES) return this.#refuse(keyId, "too many records");
+      const entry = { record, stored: bytes, firstSeenAt: now, confirmed: false, verified: false, dataKey: undefined };
+      this.#entries.set(keyId, { ...entry, refusedAt: undefined, failure: undefined, stranger: undefined });
+      return true;
+    }
+    known.confirmed = false;
+    const sameKey = equal(record.commitment, known.record.commitment);
+    if (sameKey) {
+      known.record = known.verified ? mergeRecords(known.record, record) : mergeRecords(record, known.record);
+    } else if (known.dataKey !== undefined) {
+      known.stranger = record;
+    } else if (!known.verified && known.record.state === RecordState.enabled) {
+      known.record = record;
+    }
+    if (known.dataKey === undefined) known.refusedAt = undefined;
+    if (known.record.state !== RecordState.enabled) this.#drop(keyId, known);
+    return true;
+  }
+
+  #refuse(keyId: string, reason: string): false {
+    report({ type: "key-record-refused", ring: this.#ring, keyId, reason });
+    return false;
+  }
+
+  #mayVerify(keyId: string, { record, dataKey, stranger, refusedAt }: RingEntry): boolean {
+    if (stranger !== undefined) return true;
+    if (dataKey !== undefined || record.state !== RecordState.enabled || this.#options.revoked.has(keyId)) return false;
+    const { clock, refusedRetryMs } = this.#options;
+    return refusedAt === undefined || elapsed(clock(), refusedAt) >= refusedRetryMs;
+  }
+
   async #verify(keyId: string, entry: RingEntry): Promise<void> {
     if (entry.stranger !== undefined) return this.#verifyStranger(keyId, entry, entry.stranger);
-    if (entry.dataKey !== undefined || entry.record.state !== RecordState.enabled || this.#options.revoked.has(keyId))
-      return;
-    if (entry.refusedAt !== undefined && this.#options.clock() - entry.refusedAt < this.#options.refusedRetryMs) return;
     const outcome = await this.#kms.unwrap(entry.record);
     if (this.#closed) return outcome.dataKey?.wipe();
     entry.failure = outcome.failure;
     if (outcome.dataKey !== undefined) {
       entry.dataKey = outcome.dataKey;
+      entry.verified = true;
       entry.refusedAt = undefined;
       this.#byBytes.set(latin1(outcome.dataKey.keyIdBytes, 0, KEY_ID_BYTES), outcome.dataKey);
     } else if (outcome.refused) {
       entry.refusedAt = this.#options.clock();
-      report({ type: "key-record-refused", ring: this.#ring, keyId, reason: "no KMS opens it" });
+      this.#refuse(keyId, "no KMS opens it");
     }
   }
 
@@ -172,13 +227,17 @@ export class RingRecords {
   async #verifyStranger(keyId: string, entry: RingEntry, stranger: KeyRecord): Promise<void> {
     entry.stranger = undefined;
     const { dataKey } = await this.#kms.unwrap(stranger);
-    const reason = dataKey === undefined ? "another commitment" : "two keys with one id";
-    report({ type: "key-record-refused", ring: this.#ring, keyId, reason });
+    this.#refuse(keyId, dataKey === undefined ? "another commitment" : "two keys with one id");
     if (dataKey === undefined) return;
     dataKey.wipe();
     entry.record = { ...entry.record, state: RecordState.revoked };
     this.#drop(keyId, entry);
   }
+}
+
+/** Time since then in milliseconds. A clock that was set back makes everything long ago: waiting for it to catch up could take days. */
+export function elapsed(now: number, since: number): number {
+  return since > now ? Number.POSITIVE_INFINITY : now - since;
 }
 
 /** How {@link chooseCurrent} decides. Times are in milliseconds. */

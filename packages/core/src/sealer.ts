@@ -10,7 +10,7 @@ import { requireInteger, requireUtf8 } from "./argument.js";
 import type { SecretKey } from "./backend/backend.js";
 import { concat, equal } from "./bytes.js";
 import { decode, encodeBorrowed } from "./codec.js";
-import { type DataKey, decodeRecord, type KeyRecord } from "./data-key.js";
+import { type DataKey, decodeRecord, type KeyRecord, RecordState } from "./data-key.js";
 import {
   DEFAULT_MAX_ENVELOPE_BYTES,
   type Envelope,
@@ -24,6 +24,7 @@ import {
 } from "./envelope.js";
 import { hasCode, SealedSessionError } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
+import { revoked } from "./ring-records.js";
 import { sessionIdBytes } from "./session-id.js";
 
 const MAX_NOT_AFTER_MS = 0xffff_ffff * 1000;
@@ -169,6 +170,9 @@ export class Sealer {
     const context = this.#context(storedId);
     if (context === undefined) throw new RangeError("storedId must be well-formed Unicode of at most 65535 bytes");
     const sessionId = this.#clientBound ? requireSessionId(options.sessionId) : undefined;
+    if (sessionId !== undefined && storedId === options.sessionId) {
+      throw new RangeError("storedId must not be the session id: the store would hold the client's secret");
+    }
     const headerLength = headerBytes(header);
     const maxBytes = this.#maxEnvelopeBytes - headerLength - TAG_BYTES;
 
@@ -239,7 +243,10 @@ export class Sealer {
     if (known !== undefined) return this.#openUnder(known, envelope, storedId, options);
     const dataKey = await this.#ring.openInline(record);
     try {
-      return this.#openUnder(dataKey, envelope, storedId, options);
+      const value = this.#openUnder(dataKey, envelope, storedId, options);
+      // Only now is the record known to be the one that was sealed with.
+      if (record.state !== RecordState.enabled) throw revoked();
+      return value;
     } finally {
       dataKey.wipe();
     }
@@ -259,12 +266,13 @@ function withClientKey<T>(
   use: (aesKey: SecretKey) => T,
 ): T {
   const clientKey = dataKey.clientKey(sessionId);
-  const aesKey = importAesKey(backend, clientKey, sender);
-  clientKey.wipe();
+  let aesKey: SecretKey | undefined;
   try {
+    aesKey = importAesKey(backend, clientKey, sender);
     return use(aesKey);
   } finally {
-    aesKey.wipe();
+    clientKey.wipe();
+    aesKey?.wipe();
   }
 }
 

@@ -31,6 +31,13 @@ export interface SessionStoreOptions extends SealerOptions {
   readonly storedIds?: StoredIdMode;
 }
 
+/** Where a session object came from. */
+interface Origin {
+  readonly storedId: string;
+  readonly notAfterMs: number | undefined;
+  readonly keyId: Uint8Array;
+}
+
 /**
  * Keeps sessions of type `T`.
  *
@@ -47,6 +54,7 @@ export class SessionStore<T = unknown> {
   readonly #absoluteMs: number | undefined;
   readonly #sliding: boolean;
   readonly #storedIds: StoredIdMode;
+  readonly #origins = new WeakMap<object, Origin>();
 
   /** @throws TypeError or RangeError when an option is wrong. */
   constructor(options: SessionStoreOptions) {
@@ -92,7 +100,7 @@ export class SessionStore<T = unknown> {
    */
   async create(session: T, sessionId: string = createSessionId(this.#ring.random)): Promise<string> {
     const storedId = this.#requireStoredId(sessionId);
-    const notAfterMs = this.#absoluteMs === undefined ? undefined : this.#ring.clock() + this.#absoluteMs;
+    const notAfterMs = this.#endOfLife(undefined);
     await this.#insert(storedId, sessionId, session, notAfterMs, this.#ttl(notAfterMs));
     return sessionId;
   }
@@ -114,17 +122,21 @@ export class SessionStore<T = unknown> {
   /**
    * Replaces a session that still exists; a destroyed one does not come back. Of concurrent writers the last one wins.
    *
+   * An object that came from this store, changed or not, is written in one command. For any other one the session is read first, since the
+   * end of its absolute life has to be kept.
+   *
    * @returns `false` when there is no such session.
    * @throws SealedSessionError `SESSION_ID_INVALID`, `STORE_CONFLICT`, `ENVELOPE_REJECTED`, `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`; UnsupportedValueError.
    */
   async set(sessionId: string, session: T): Promise<boolean> {
     const storedId = this.#requireStoredId(sessionId);
-    // What the envelope says of the end of life, or the store of the remaining time, has to be kept: that takes a read.
-    if (this.#absoluteMs !== undefined || !this.#sliding) {
+    const origin = this.#originOf(session);
+    if (origin?.storedId !== storedId || !this.#sliding || !this.#mayOverwrite(origin)) {
       return (await this.update(sessionId, () => session)) !== undefined;
     }
-    const envelope = await this.#seal(session, storedId, sessionId, undefined);
-    return this.#store.set(storedId, envelope, { ttlMs: this.#idleMs, condition: "present" });
+    const notAfterMs = this.#endOfLife(origin.notAfterMs);
+    const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
+    return this.#store.set(storedId, envelope, { ttlMs: this.#ttl(notAfterMs), condition: "present" });
   }
 
   /**
@@ -141,15 +153,17 @@ export class SessionStore<T = unknown> {
       const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
       if (bytes === undefined || found === undefined) return undefined;
       const session = await change(found.session);
-      const envelope = await this.#seal(session, storedId, sessionId, found.notAfterMs);
-      const ttl = this.#sliding ? { ttlMs: this.#ttl(found.notAfterMs) } : undefined;
+      const notAfterMs = this.#endOfLife(found.notAfterMs);
+      const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
+      const ttl = this.#sliding ? { ttlMs: this.#ttl(notAfterMs) } : undefined;
       if (await this.#store.compareAndSet(storedId, bytes, envelope, ttl)) return session;
     }
-    throw new SealedSessionError("STORE_CONFLICT", `other writers came first ${UPDATE_ATTEMPTS} times`);
+    throw conflict();
   }
 
   /**
-   * Starts the idle time anew where sessions slide.
+   * Starts the idle time anew where sessions slide. Without an absolute life it opens nothing: it tells whether something lies there, and whether
+   * that opens is for `get` to say.
    *
    * @returns `false` when there is no such session.
    * @throws SealedSessionError `STORE_UNAVAILABLE`; where sessions have an absolute life, as {@link SessionStore.get}.
@@ -186,20 +200,35 @@ export class SessionStore<T = unknown> {
     change: (session: T) => T | Promise<T> = (session) => session,
   ): Promise<string | undefined> {
     const storedId = this.#storedId(sessionId);
-    const bytes = storedId === undefined ? undefined : await this.#store.get(storedId);
-    if (storedId === undefined || bytes === undefined) return undefined;
-    const found = await this.#open(bytes, storedId, sessionId);
-    const ttlMs = this.#sliding ? this.#ttl(found?.notAfterMs) : await this.#store.ttlMs(storedId);
-    if (found === undefined || ttlMs === undefined) return undefined;
-    const session = await change(found.session);
+    if (storedId === undefined) return undefined;
+    for (let attempt = 0; attempt < UPDATE_ATTEMPTS; attempt++) {
+      const bytes = await this.#store.get(storedId);
+      const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
+      if (bytes === undefined || found === undefined) return undefined;
+      const notAfterMs = this.#endOfLife(found.notAfterMs);
+      const remainingMs = this.#sliding ? this.#idleMs : await this.#store.ttlMs(storedId);
+      if (remainingMs === undefined) return undefined;
+      const session = await change(found.session);
 
-    const newId = createSessionId(this.#ring.random);
-    const newStoredId = this.#requireStoredId(newId);
-    await this.#insert(newStoredId, newId, session, found.notAfterMs, ttlMs);
-    if (await this.#store.destroy(storedId)) return newId;
-    // Logged out in between: the new id must not outlive that.
-    await this.#store.destroy(newStoredId);
-    return undefined;
+      const newId = createSessionId(this.#ring.random);
+      const newStoredId = this.#requireStoredId(newId);
+      await this.#insert(
+        newStoredId,
+        newId,
+        session,
+        notAfterMs,
+        Math.max(1, Math.min(remainingMs, this.#ttl(notAfterMs))),
+      );
+      if (await this.#store.destroy(storedId, { expected: bytes })) return newId;
+      // Logged out in between, and the new id must not outlive that; or changed, and the change must not be lost.
+      await this.#store.destroy(newStoredId);
+    }
+    throw conflict();
+  }
+
+  /** To be called when the process image was copied or restored from a snapshot, before it seals again (format 2.4). */
+  reseed(): void {
+    this.#sealer.reseed();
   }
 
   async #insert(
@@ -214,8 +243,30 @@ export class SessionStore<T = unknown> {
     throw new SealedSessionError("SESSION_EXISTS", "a session lives under this id already");
   }
 
-  #seal(session: T, storedId: string, sessionId: string, notAfterMs: number | undefined): Promise<Uint8Array> {
-    return this.#sealer.seal(session, storedId, { notAfterMs, sessionId });
+  async #seal(session: T, storedId: string, sessionId: string, notAfterMs: number | undefined): Promise<Uint8Array> {
+    const envelope = await this.#sealer.seal(session, storedId, { notAfterMs, sessionId });
+    this.#remember(session, storedId, envelope);
+    return envelope;
+  }
+
+  /** Notes where an object came from, and what has to be kept when it is written back. The header is authentic, or our own. */
+  #remember(session: T, storedId: string, envelope: Uint8Array): { notAfterMs: number | undefined } {
+    const header = parseEnvelope(envelope, this.#maxEnvelopeBytes);
+    const notAfterMs = header?.notAfter === undefined ? undefined : header.notAfter * 1000;
+    if (header !== undefined && typeof session === "object" && session !== null) {
+      this.#origins.set(session, { storedId, notAfterMs, keyId: header.keyId.slice() });
+    }
+    return { notAfterMs };
+  }
+
+  #originOf(session: T): Origin | undefined {
+    return typeof session === "object" && session !== null ? this.#origins.get(session) : undefined;
+  }
+
+  /** Not what has ended, nor what a revoked key sealed: that would bring it back to life. */
+  #mayOverwrite({ notAfterMs, keyId }: Origin): boolean {
+    const hasEnded = notAfterMs !== undefined && notAfterMs <= this.#ring.clock();
+    return !hasEnded && this.#ring.byIdIfWarm(keyId) !== undefined;
   }
 
   /** @returns `undefined` when the session counts as gone. */
@@ -226,9 +277,7 @@ export class SessionStore<T = unknown> {
   ): Promise<{ session: T; notAfterMs: number | undefined } | undefined> {
     try {
       const session = (await this.#openWarmFirst(bytes, storedId, sessionId)) as T;
-      // Authentic, now that it has opened.
-      const notAfter = parseEnvelope(bytes, this.#maxEnvelopeBytes)?.notAfter;
-      return { session, notAfterMs: notAfter === undefined ? undefined : notAfter * 1000 };
+      return { session, ...this.#remember(session, storedId, bytes) };
     } catch (error) {
       const gone = (["ENVELOPE_EXPIRED", "KEY_REVOKED", "KEY_RETIRED"] as const).find((code) => hasCode(error, code));
       if (gone !== undefined) {
@@ -249,10 +298,16 @@ export class SessionStore<T = unknown> {
     }
   }
 
+  /** The end of a session's absolute life: the one that it has, or one from now on where it has none yet. */
+  #endOfLife(notAfterMs: number | undefined): number | undefined {
+    if (notAfterMs !== undefined || this.#absoluteMs === undefined) return notAfterMs;
+    return Math.floor(this.#ring.clock()) + this.#absoluteMs;
+  }
+
   /** The idle time, cut at the end of the absolute life. */
   #ttl(notAfterMs: number | undefined): number {
     if (notAfterMs === undefined) return this.#idleMs;
-    return Math.max(1, Math.min(this.#idleMs, notAfterMs - this.#ring.clock()));
+    return Math.max(1, Math.min(this.#idleMs, notAfterMs - Math.floor(this.#ring.clock())));
   }
 
   #storedId(sessionId: string): string | undefined {
@@ -265,4 +320,8 @@ export class SessionStore<T = unknown> {
     const limit = this.#storedIds === "verbatim" ? " without braces" : "";
     throw new SealedSessionError("SESSION_ID_INVALID", `a session id must have 16 to 512 bytes of UTF-8${limit}`);
   }
+}
+
+function conflict(): SealedSessionError {
+  return new SealedSessionError("STORE_CONFLICT", `other writers came first ${UPDATE_ATTEMPTS} times`);
 }

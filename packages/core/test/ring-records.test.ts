@@ -25,12 +25,12 @@ it("refuses both of two verified keys with one key id and different commitments 
     wraps: [{ kms: "a", wrapped: Uint8Array.of(1) }],
   };
   const keyId = keyIdOf(record);
-  records.merge({ keyId, record: encodeRecord(record) }, START);
+  records.merge([{ keyId, record: encodeRecord(record) }], START);
   await records.verify();
   expect(records.find(keyId)).toBe(opened[0]);
 
   const twin = { ...record, commitment: record.commitment.map((byte, i) => (i < 12 ? byte : 2)) };
-  records.merge({ keyId, record: encodeRecord(twin) }, START);
+  records.merge([{ keyId, record: encodeRecord(twin) }], START);
   await records.verify();
   expect(opened).toHaveLength(2);
   expect(await codeThrown(() => records.find(keyId))).toBe("KEY_REVOKED");

@@ -3,6 +3,7 @@
  */
 import {
   type CompareAndSetOptions,
+  type DestroyEnvelopeOptions,
   type EnvelopeStore,
   type GetEnvelopeOptions,
   MAX_TTL_MS,
@@ -29,6 +30,11 @@ elseif current ~= ARGV[2] then
   redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
 end
 return 1`);
+
+/** KEYS[1] envelope; ARGV: expected bytes. */
+const COMPARE_AND_DESTROY = script(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('UNLINK', KEYS[1])`);
 
 /** PTTL counts as a read, and ioredis may send it to a replica; a script goes to the master. */
 const MASTER_PTTL = script("return redis.call('PTTL', KEYS[1])");
@@ -149,8 +155,12 @@ class RedisStore implements EnvelopeStore {
     return Number(await this.#ask((redis) => redis.pexpire(key, ttlMs))) === 1;
   }
 
-  async destroy(storedId: string): Promise<boolean> {
+  async destroy(storedId: string, { expected }: DestroyEnvelopeOptions = {}): Promise<boolean> {
     const key = this.#key(storedId);
+    if (expected !== undefined) {
+      const argument = requireEnvelope("expected", expected);
+      return (await this.#ask((redis) => runScript(redis, COMPARE_AND_DESTROY, key, argument))) === 1;
+    }
     return Number(await this.#ask((redis) => redis.unlink(key))) === 1;
   }
 

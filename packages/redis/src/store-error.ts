@@ -7,7 +7,7 @@
 import { SealedSessionError } from "@sealed-session/core";
 
 /** The first word of an error reply, such as MOVED, LOADING or WRONGTYPE; Redis 6.2 puts a preface before those of scripts. */
-const REPLY_CODE = /^(?:(?:ERR )?Error running script \(.*?: (?=-?[A-Z]{3}))?-*([A-Z][A-Z0-9_]{1,30})\b/;
+const REPLY_CODE = /^(?:.*@user_script: ?\d+: )?-*([A-Z][A-Z0-9_]{1,30})\b/s;
 const HARMLESS_FIELDS = ["code", "errno", "syscall", "address", "port"] as const;
 
 /**

@@ -15,12 +15,16 @@ export function fakeRedis(answer: Answer, options: SingleRedis["options"] = {}):
     duplicate: () => fakeConnection(answer),
   };
   return new Proxy({} as SingleRedis, {
-    get: (_, name) => fixed[String(name)] ?? (async (...args: unknown[]) => settle(answer, String(name), args)),
+    get: (_, name) => {
+      // A client is no promise, although it answers to most names.
+      if (name === "then") return undefined;
+      return fixed[String(name)] ?? (async (...args: unknown[]) => settle(answer, String(name), args));
+    },
   });
 }
 
 /** A connection as `duplicate` makes it; `answer` is asked for `disconnect` too. */
-export function fakeConnection(answer: Answer): RedisConnection {
+function fakeConnection(answer: Answer): RedisConnection {
   let status = "ready";
   return {
     get status() {

@@ -149,6 +149,17 @@ describe("redisStore's errors", () => {
   it("keep what helps: the word of Redis's reply, and the system's code", async () => {
     const loading = redisStore(fakeRedis((command, args) => replyError("LOADING Redis is loading", command, args)));
     await assert.rejects(loading.get(ID), /it answered LOADING/);
+    const prefaces = {
+      "@user_script: 1: -READONLY You can't write against a read only replica.": /it answered READONLY$/,
+      "ERR Error running script (call to f_1): @user_script:1: @user_script: 1: -OOM command not allowed":
+        /it answered OOM$/,
+      "ERR Error running script (call to f_1): @user_script:2: WRONGTYPE Operation": /it answered WRONGTYPE$/,
+      "no code at all": /it answered with an error$/,
+    };
+    for (const [message, expected] of Object.entries(prefaces)) {
+      const store = redisStore(fakeRedis((command, args) => replyError(message, command, args)));
+      await assert.rejects(store.get(ID), (error: Error) => expected.test(error.message));
+    }
     const refused = Object.assign(new Error("connect ECONNREFUSED 127.0.0.1:6379"), {
       code: "ECONNREFUSED",
       port: 6379,

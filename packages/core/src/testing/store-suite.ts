@@ -186,6 +186,16 @@ function registerConditions(test: StoreTest): void {
     }
   });
 
+  test("destroy: removes the expected bytes, and no others", async ({ store }) => {
+    const id = freshId();
+    await store.set(id, bytes(4), { ttlMs: MINUTE_MS });
+    assert.equal(await store.destroy(id, { expected: bytes(5) }), false);
+    assert.deepEqual(await read(store, id), bytes(4));
+    assert.equal(await store.destroy(id, { expected: bytes(4) }), true);
+    assert.equal(await store.get(id), undefined);
+    assert.equal(await store.destroy(id, { expected: bytes(4) }), false);
+  });
+
   test("destroy: tells whether something lived, and it is gone", async ({ store }) => {
     const id = freshId();
     await store.set(id, bytes(4), { ttlMs: MINUTE_MS });
