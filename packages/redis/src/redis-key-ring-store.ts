@@ -11,7 +11,7 @@ import {
 import { nodeName, ownerOf } from "./cluster-map.js";
 import { withinDeadline } from "./deadline.js";
 import { evictionWarning } from "./eviction.js";
-import { followingRedirections } from "./redirection.js";
+import { askRedis } from "./redirection.js";
 import { isCluster, type RedisClient, requireClient } from "./redis-client.js";
 import { isKeyId, requireKeyId, requireRecord, requireRing, requireTimeout, ringPrefix } from "./redis-key.js";
 import { ReplicatedWriter } from "./replicated-write.js";
@@ -64,25 +64,25 @@ export interface RedisKeyRingStoreOptions {
   /**
    * Goes before the keys: `eu` makes `eu:session-keys:<ring>`. 1 to 128 bytes of UTF-8 without braces.
    *
-   * @default The keys are `session-keys:<ring>`.
+   * @defaultValue The keys are `session-keys:<ring>`.
    */
   readonly namespace?: string;
   /**
    * Deadline of every method, in milliseconds; a write also has `waitTimeoutMs`.
    *
-   * @default 1000
+   * @defaultValue 1000
    */
   readonly commandTimeoutMs?: number;
   /**
    * How long a write waits for one replica to confirm it, in milliseconds.
    *
-   * @default 1000
+   * @defaultValue 1000
    */
   readonly waitTimeoutMs?: number;
   /**
    * Is told once of each thing that works and should not stay as it is.
    *
-   * @default process.emitWarning
+   * @defaultValue process.emitWarning
    */
   readonly onWarning?: (warning: RedisWarning) => void;
 }
@@ -191,9 +191,7 @@ class HashKeyRingStore implements RedisKeyRingStore {
 
   async #ask(lua: string, key: string): Promise<unknown> {
     this.#requireOpen();
-    return await withinDeadline(this.#commandTimeoutMs, () =>
-      followingRedirections(this.#client, async (redis) => await redis.evalBuffer?.(lua, 1, key)),
-    );
+    return await askRedis(this.#client, this.#commandTimeoutMs, async (redis) => await redis.evalBuffer?.(lua, 1, key));
   }
 
   /** Looks at the eviction policy of the master that owns `key`, once; nobody waits for it. */

@@ -10,7 +10,7 @@ import {
   type SetEnvelopeOptions,
 } from "@sealed-session/core";
 import { withinDeadline } from "./deadline.js";
-import { followingRedirections } from "./redirection.js";
+import { askRedis } from "./redirection.js";
 import { type RedisClient, type RedisCommands, readsFromMaster, requireClient } from "./redis-client.js";
 import { requireEnvelope, requireStoredId, requireTimeout, requireTtl, sessionPrefix } from "./redis-key.js";
 import { scanStoredIds } from "./scan.js";
@@ -44,14 +44,14 @@ export interface RedisStoreOptions {
   /**
    * Goes before the keys: `eu` makes `eu:session:<stored id>`. 1 to 128 bytes of UTF-8 without braces.
    *
-   * @default The keys are `session:<stored id>`.
+   * @defaultValue The keys are `session:<stored id>`.
    */
   readonly namespace?: string;
   /**
    * Deadline of every method, in milliseconds; for `scan`, of each of its commands. It should be well above `retryDelayOnFailover`
    * of the client.
    *
-   * @default 1000
+   * @defaultValue 1000
    */
   readonly commandTimeoutMs?: number;
   /**
@@ -59,13 +59,13 @@ export interface RedisStoreOptions {
    * is asked of the master before it counts as missing; what it has may be older than the last write, and for the length of the
    * replication lag a destroyed envelope is still found.
    *
-   * @default false
+   * @defaultValue false
    */
   readonly replicaReads?: boolean;
   /**
    * How long `scan` waits for a master that does not answer to come back or be replaced, in milliseconds.
    *
-   * @default 30000
+   * @defaultValue 30000
    */
   readonly failoverTimeoutMs?: number;
 }
@@ -159,7 +159,7 @@ class RedisStore implements EnvelopeStore {
     const key = this.#key(storedId);
     if (expected !== undefined) {
       const argument = requireEnvelope("expected", expected);
-      return (await this.#ask((redis) => runScript(redis, COMPARE_AND_DESTROY, key, argument))) === 1;
+      return Number(await this.#ask((redis) => runScript(redis, COMPARE_AND_DESTROY, key, argument))) === 1;
     }
     return Number(await this.#ask((redis) => redis.unlink(key))) === 1;
   }
@@ -206,6 +206,6 @@ class RedisStore implements EnvelopeStore {
   }
 
   #ask<T>(work: (redis: RedisCommands) => Promise<T>): Promise<T> {
-    return withinDeadline(this.#commandTimeoutMs, () => followingRedirections(this.#client, work));
+    return askRedis(this.#client, this.#commandTimeoutMs, work);
   }
 }

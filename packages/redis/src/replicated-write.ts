@@ -4,7 +4,7 @@
  */
 import { movedTo, nodeName, ownerOf } from "./cluster-map.js";
 import { withinDeadline } from "./deadline.js";
-import { followingRedirections } from "./redirection.js";
+import { oneByOne } from "./redirection.js";
 import { isCluster, type RedisClient, type RedisConnection, type RedisServer } from "./redis-client.js";
 import { replyCode, unavailable } from "./store-error.js";
 
@@ -66,7 +66,9 @@ export class ReplicatedWriter {
             const code = replyCode(error);
             if (!isCluster(this.#client) || redirections === MAX_REDIRECTIONS) throw error;
             // The slot is on its way and this key has gone ahead: the client follows, but nobody can wait for a replica there.
-            if (code === "ASK") return { reply: await this.#followAhead(lua, key, args), replicated: false };
+            if (code === "ASK") {
+              return { reply: await oneByOne(this.#client).eval(lua, 1, key, ...args), replicated: false };
+            }
             if (code !== "MOVED") throw error;
             server = await movedTo(this.#client, key, error);
           }
@@ -77,10 +79,6 @@ export class ReplicatedWriter {
       this.#drop(name);
       throw error;
     }
-  }
-
-  #followAhead(lua: string, key: string, args: readonly (string | Buffer)[]): Promise<unknown> {
-    return followingRedirections(this.#client, (redis) => redis.eval(lua, 1, key, ...args));
   }
 
   async #write(name: string, lua: string, key: string, args: readonly (string | Buffer)[]): Promise<ReplicatedReply> {

@@ -13,6 +13,7 @@ export type RedisWarningCode =
 
 /** A warning; holds no secret. */
 export interface RedisWarning {
+  /** What is to be changed, as a stable word. */
   readonly code: RedisWarningCode;
   /** For people. */
   readonly message: string;
