@@ -15,7 +15,11 @@ export function withinDeadline<T>(
 ): Promise<T> {
   // One promise and two callbacks for the case that all is well: this surrounds every command.
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(unavailable(`no answer within ${timeoutMs} ms`)), timeoutMs);
+    let expired = false;
+    const timer = setTimeout(() => {
+      expired = true;
+      reject(unavailable(`no answer within ${timeoutMs} ms`));
+    }, timeoutMs);
     const succeed = (value: T) => {
       clearTimeout(timer);
       resolve(value);
@@ -26,7 +30,7 @@ export function withinDeadline<T>(
     };
     try {
       work().then(succeed, (error: unknown) => {
-        const again = recover(error);
+        const again = expired ? undefined : recover(error);
         if (again === undefined) fail(error);
         else again.then(succeed, fail);
       });

@@ -11,7 +11,11 @@ import { replyCode, unavailable } from "./store-error.js";
  *
  * @param work - Sends its commands to what it is given, and may be called twice.
  */
-export function askRedis<T>(client: RedisClient, timeoutMs: number, work: (redis: RedisCommands) => Promise<T>): Promise<T> {
+export function askRedis<T>(
+  client: RedisClient,
+  timeoutMs: number,
+  work: (redis: RedisCommands) => Promise<T>,
+): Promise<T> {
   return withinDeadline(
     timeoutMs,
     () => work(client),
@@ -35,14 +39,16 @@ async function followRedirection<T>(
 /** @returns the commands of `client`, each in a pipeline of its own: ioredis follows what it is told about those. */
 export function oneByOne(client: ClusterRedis): RedisCommands {
   return new Proxy<RedisCommands>(client, {
-    get: (_, name) => async (...args: unknown[]) => {
-      const pipeline = client.pipeline();
-      Reflect.apply(Reflect.get(pipeline, name), pipeline, args);
-      const [result] = (await pipeline.exec()) ?? [];
-      if (result === undefined) throw unavailable("a pipeline had no reply");
-      const [error, reply] = result;
-      if (error !== null) throw error;
-      return reply;
-    },
+    get:
+      (_, name) =>
+      async (...args: unknown[]) => {
+        const pipeline = client.pipeline();
+        Reflect.apply(Reflect.get(pipeline, name), pipeline, args);
+        const [result] = (await pipeline.exec()) ?? [];
+        if (result === undefined) throw unavailable("a pipeline had no reply");
+        const [error, reply] = result;
+        if (error !== null) throw error;
+        return reply;
+      },
   });
 }
