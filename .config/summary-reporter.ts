@@ -14,6 +14,7 @@ export default class SummaryReporter implements Reporter {
         else counts.skipped++;
       }
     }
+    console.log(`Node ${process.version}`);
     const skipped = counts.skipped === 0 ? "" : `, ${counts.skipped} skipped`;
     console.log(`${counts.passed} passed, ${counts.failed} failed${skipped}`);
     if (counts.passed === 0 || counts.skipped > 0) process.exitCode = 1;
