@@ -35,7 +35,8 @@ async function runProgram(file: string, args: readonly string[]): Promise<string
 
 describe("the packages as they are published", () => {
   it("are loaded by import and by require()", async () => {
-    for (const name of ["@sealed-session/core", "@sealed-session/core/testing", "@sealed-session/redis"]) {
+    const names = ["core", "core/testing", "aws-kms", "redis"].map((name) => `@sealed-session/${name}`);
+    for (const name of names) {
       const file = join(folder, "load.cjs");
       writeFileSync(
         file,

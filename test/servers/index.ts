@@ -1,4 +1,5 @@
 export { untilNothingMissing, type WaitOptions } from "./condition.js";
+export { type FaultKms, type KmsCall, type KmsFault, type KmsKeyState, startFaultKms } from "./fault-kms.js";
 export {
   type RedisCluster,
   type RedisClusterNode,

@@ -8,7 +8,7 @@ import { backend } from "#backend";
 import type { RandomFill } from "./aead.js";
 import { requireInteger, requireMethods, requireUtf8 } from "./argument.js";
 import { base64url, equal, fromBase64url } from "./bytes.js";
-import { type DataKey, decodeRecord, encodeRecord, type KeyRecord, keyIdOf } from "./data-key.js";
+import { type DataKey, decodeRecord, encodeRecord, type KeyRecord, keyIdOf, mergeRecords } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { KEY_ID_BYTES } from "./envelope.js";
 import { codeOf, SealedSessionError } from "./errors.js";
@@ -208,6 +208,7 @@ export class KeyRing {
     if (warm !== undefined) return warm;
     const missedAt = this.#unknown.get(id);
     if (missedAt === undefined || elapsed(this.clock(), missedAt) >= this.#refreshIntervalMs) {
+      this.#records.want(id);
       // A refresh that is already under way may have read the ring before this key came to it.
       if (this.#refreshing !== undefined) await this.refresh();
       if (this.#records.find(id) === undefined) await this.refresh();
@@ -352,7 +353,10 @@ export class KeyRing {
       }
     }
     if (this.#current === undefined) {
-      throw this.#unavailable("no key may seal yet: none is both opened by a KMS and confirmed by a second copy");
+      throw this.#unavailable(
+        "no key may seal yet: none is both opened by a KMS and confirmed by a second copy",
+        this.#records.failure(),
+      );
     }
     return this.#current;
   }
@@ -405,7 +409,7 @@ export class KeyRing {
     if (!entry.verified) return;
     const { record, stored } = entry;
     const copy = stored === undefined ? undefined : decodeRecord(stored);
-    const intact = copy !== undefined && covers(copy, record);
+    const intact = copy !== undefined && this.#covers(copy, record);
     const isYoung =
       elapsed(this.clock(), record.activatesAt) <= this.#maxSealingAgeMs || record.activatesAt > this.clock();
     const needed = entry.dataKey !== undefined && isYoung && !entry.confirmed && !this.#hasSettled(entry);
@@ -421,6 +425,22 @@ export class KeyRing {
     } catch (error) {
       report({ type: "ring-refresh-failed", ring: this.name, code: codeOf(error) });
     }
+  }
+
+  /**
+   * Whether a copy says all that a record says and it has room for, and perhaps more. Of a wrap by a KMS that is not ours nobody here knows which
+   * of two is right: two processes that both insisted would write for ever.
+   */
+  #covers(copy: KeyRecord, record: KeyRecord): boolean {
+    return (
+      copy.state === record.state &&
+      copy.activatesAt === record.activatesAt &&
+      equal(copy.commitment, record.commitment) &&
+      mergeRecords(copy, record).wraps.length === copy.wraps.length &&
+      record.wraps
+        .filter(({ kms }) => this.#kms.has(kms))
+        .every(({ kms, wrapped }) => copy.wraps.some((wrap) => wrap.kms === kms && equal(wrap.wrapped, wrapped)))
+    );
   }
 
   #hasSettled(entry: RingEntry): boolean {
@@ -471,7 +491,8 @@ export class KeyRing {
       if (unlessCurrent && this.#current !== undefined) return this.#current.keyId;
       // Taken before the KMS is asked: whoever publishes meanwhile is noticed. The condition only avoids duplicates, so the last attempt goes
       // without: somebody who keeps changing the ring must not be able to stop a rotation.
-      const condition = attempt < PUBLISH_ATTEMPTS ? { onlyIfKeyIds: this.#storedIds } : {};
+      const before = this.#storedIds;
+      const condition = attempt < PUBLISH_ATTEMPTS ? { onlyIfKeyIds: before } : {};
       const activatesAt = (await this.#earliestActivation()) + delayMs;
       const record = await this.#kms.generate(activatesAt);
       this.#refuseClosed();
@@ -479,14 +500,17 @@ export class KeyRing {
       const { written } = await this.#write(keyId, record, condition);
       if (written) {
         this.#publishedAt = this.clock();
+        this.#records.want(keyId);
         report({ type: "key-published", ring: this.name, keyId, activatesAt });
       }
       // Read back from the primary, also to learn who was first.
       await this.#refreshAnew();
       if (written) return keyId;
+      // Not one that was there already, perhaps the very key to be replaced; nor, in an emergency, one that does not seal yet.
       const other = this.status().find(
         (key) =>
-          (key.state === "pre-active" || key.state === "current") &&
+          (key.state === "current" || (key.state === "pre-active" && delayMs > 0)) &&
+          !before.includes(key.keyId) &&
           Math.abs(key.activatesAt - activatesAt) <= this.#refreshIntervalMs,
       );
       if (other !== undefined) return other.keyId;
@@ -566,16 +590,4 @@ export class KeyRing {
   #refuseClosed(): void {
     if (this.#closed) throw new SealedSessionError("CLOSED", `ring ${this.name}: it was closed`);
   }
-}
-
-/** Whether a copy says all that a record says, and perhaps more. */
-function covers(copy: KeyRecord, record: KeyRecord): boolean {
-  return (
-    copy.state === record.state &&
-    copy.activatesAt === record.activatesAt &&
-    equal(copy.commitment, record.commitment) &&
-    record.wraps.every(({ kms, wrapped }) =>
-      copy.wraps.some((wrap) => wrap.kms === kms && equal(wrap.wrapped, wrapped)),
-    )
-  );
 }

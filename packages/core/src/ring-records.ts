@@ -65,6 +65,8 @@ export class RingRecords {
   readonly #entries = new Map<string, RingEntry>();
   /** The verified keys by the 12 bytes of their id as latin1, for the warm path. */
   readonly #byBytes = new Map<string, DataKey>();
+  /** Ids that an envelope names or that this process published, the oldest first: they come before what else lies in the store. */
+  readonly #wanted = new Set<string>();
   /** Ids under which the store holds something that is no record, or none that may be used. */
   readonly #unreadable = new Set<string>();
   #closed = false;
@@ -105,17 +107,24 @@ export class RingRecords {
    * revoked or retired stays so, whatever is written under its id.
    */
   merge(stored: readonly StoredKeyRecord[], now: number): void {
-    const found = new Set<string>();
-    this.#unreadable.clear();
-    for (const { keyId, record } of stored) {
-      found.add(keyId);
-      if (!this.#mergeOne(keyId, record, now)) this.#unreadable.add(keyId);
-    }
+    const found = new Set(stored.map(({ keyId }) => keyId));
+    // What has gone makes room first.
     for (const [keyId, entry] of this.#entries) {
       if (found.has(keyId)) continue;
       if (entry.verified || entry.record.state !== RecordState.enabled) entry.stored = undefined;
       else this.#entries.delete(keyId);
     }
+    this.#unreadable.clear();
+    for (const { keyId, record } of stored) {
+      if (!this.#mergeOne(keyId, record, now)) this.#unreadable.add(keyId);
+    }
+  }
+
+  /** Makes room for a key that is needed, and lets it be verified first: nobody's junk may keep it out. */
+  want(keyId: string): void {
+    this.#wanted.delete(keyId);
+    if (this.#wanted.size >= MAX_ENTRIES) this.#wanted.delete(this.#wanted.values().next().value as string);
+    this.#wanted.add(keyId);
   }
 
   /** Whether the store holds something under this id that is no record which this process could use. */
@@ -124,13 +133,15 @@ export class RingRecords {
   }
 
   /**
-   * Asks the KMSs for the enabled records that are not verified yet, the newest first, some at a time. Never rejects: failures stay with
-   * their entries.
+   * Asks the KMSs for the enabled records that are not verified yet, some at a time: first those that are needed, last those that were
+   * refused before, else the newest first. Never rejects: failures stay with their entries.
    */
   async verify(): Promise<void> {
+    const rank = (keyId: string, { refusedAt }: RingEntry) =>
+      this.#wanted.has(keyId) ? 0 : refusedAt === undefined ? 1 : 2;
     const waiting = this.entries()
       .filter(([keyId, entry]) => this.#mayVerify(keyId, entry))
-      .sort(([, a], [, b]) => b.record.activatesAt - a.record.activatesAt)
+      .sort(([p, a], [q, b]) => rank(p, a) - rank(q, b) || b.record.activatesAt - a.record.activatesAt)
       .slice(0, MAX_VERIFIED_AT_ONCE);
     while (waiting.length > 0) {
       await Promise.all(waiting.splice(0, CONCURRENT_CALLS).map(([keyId, entry]) => this.#verify(keyId, entry)));
@@ -141,6 +152,12 @@ export class RingRecords {
   isPending(keyId: string, { record, dataKey, failure, refusedAt }: RingEntry): boolean {
     if (record.state !== RecordState.enabled || this.#options.revoked.has(keyId)) return false;
     return dataKey === undefined && failure !== undefined && refusedAt === undefined;
+  }
+
+  /** @returns Why a key is not at hand: the error of a KMS that gave no answer, or else of one that refused. */
+  failure(): unknown {
+    const closed = this.entries().filter(([, { dataKey, failure }]) => dataKey === undefined && failure !== undefined);
+    return (closed.find(([keyId, entry]) => this.isPending(keyId, entry)) ?? closed[0])?.[1].failure;
   }
 
   /** @returns Where a key stands, given the one that seals. */
@@ -176,7 +193,8 @@ export class RingRecords {
       return this.#refuse(keyId, "too far in the future");
     }
     if (known === undefined) {
-      if (this.#entries.size >= MAX_ENTRIES) return this.#refuse(keyId, "too many records");
+      const room = this.#wanted.has(keyId) ? 2 * MAX_ENTRIES : MAX_ENTRIES;
+      if (this.#entries.size >= room) return this.#refuse(keyId, "too many records");
       const entry = { record, stored: bytes, firstSeenAt: now, confirmed: false, verified: false, dataKey: undefined };
       this.#entries.set(keyId, { ...entry, refusedAt: undefined, failure: undefined, stranger: undefined });
       return true;

@@ -5,7 +5,7 @@ import { requireInteger, requireMethods } from "./argument.js";
 import { report } from "./diagnostics.js";
 import { parseEnvelope } from "./envelope.js";
 import { type EnvelopeStore, MAX_TTL_MS } from "./envelope-store.js";
-import { hasCode, SealedSessionError } from "./errors.js";
+import { hasCode, SealedSessionError, UnsupportedValueError } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
 import { Sealer, type SealerOptions } from "./sealer.js";
 import { createSessionId, type StoredIdMode, storedIdOf } from "./session-id.js";
@@ -244,6 +244,10 @@ export class SessionStore<T = unknown> {
   }
 
   async #seal(session: T, storedId: string, sessionId: string, notAfterMs: number | undefined): Promise<Uint8Array> {
+    // Most likely a change that forgot its return: written, it could not be told from no session.
+    if (session === undefined) {
+      throw new UnsupportedValueError("VALUE_UNSUPPORTED", "", "a session must not be undefined");
+    }
     const envelope = await this.#sealer.seal(session, storedId, { notAfterMs, sessionId });
     this.#remember(session, storedId, envelope);
     return envelope;

@@ -52,6 +52,20 @@ describe("key record", () => {
     ["has four elements", [1, bytes32(1), time, 0]],
     ["has six elements", [1, bytes32(1), time, 0, wraps, 0]],
     ["is of version 2", [2, bytes32(1), time, 0, wraps]],
+    ["is of version 0", [0, bytes32(1), time, 0, wraps]],
+    ["has its version as text", ["1", bytes32(1), time, 0, wraps]],
+    ["has a boolean version", [true, bytes32(1), time, 0, wraps]],
+    ["has its version in an array", [[1], bytes32(1), time, 0, wraps]],
+    ["has a Buffer (extension 4) as its commitment", [1, Buffer.alloc(32, 1), time, 0, wraps]],
+    ["has a Buffer (extension 4) as a wrapped key", [1, bytes32(1), time, 0, [["a", Buffer.of(1)]]]],
+    ["has another typed array as a wrapped key", [1, bytes32(1), time, 0, [["a", Int8Array.of(1)]]]],
+    ["has its state as text", [1, bytes32(1), time, "0", wraps]],
+    ["has a negative state", [1, bytes32(1), time, -1, wraps]],
+    ["has a state beyond 32 bits", [1, bytes32(1), time, 2n ** 32n, wraps]],
+    ["has a time as text", [1, bytes32(1), String(time), 0, wraps]],
+    ["has a name that is bytes", [1, bytes32(1), time, 0, [[Uint8Array.of(97), Uint8Array.of(1)]]]],
+    ["has an ill-formed name", [1, bytes32(1), time, 0, [["\ud800", Uint8Array.of(1)]]]],
+    ["has wraps as a map", [1, bytes32(1), time, 0, new Map([["a", Uint8Array.of(1)]])]],
     ["has a commitment of 31 bytes", [1, new Uint8Array(31), time, 0, wraps]],
     ["has a textual commitment", [1, "1".repeat(32), time, 0, wraps]],
     ["has a negative time", [1, bytes32(1), -1, 0, wraps]],
@@ -70,6 +84,16 @@ describe("key record", () => {
     ["has a wrap of three", [1, bytes32(1), time, 0, [["a", Uint8Array.of(1), 1]]]],
   ])("is refused when it %s (5.1)", (_, value) => {
     expect(decodeRecord(encode(value))).toBeUndefined();
+  });
+
+  it.each([
+    ["version, time and state as unsigned integers of 64 bits", [1n, bytes32(1), time, 0n, wraps], 0],
+    ["a state of 64 bits that says revoked", [1, bytes32(1), time, 1n, wraps], 1],
+    ["a time that fits 32 bits in 64", [1, bytes32(1), 7n, 0, wraps], 0],
+  ] as [string, unknown[], number][])("may have %s: any form of an integer (5.1)", (_, value, state) => {
+    const activatesAt = Number(value[2]);
+    const read = decodeRecord(encode(value));
+    expect(read).toEqual({ ...record, activatesAt, state, wraps: [{ kms: "a", wrapped: Uint8Array.of(1) }] });
   });
 
   it("is refused when it is longer than 8192 bytes, or has bytes after its end (5.1)", () => {
@@ -94,6 +118,37 @@ describe("merging two copies of a record (5.4)", () => {
   it("keeps the first copy's wrap and time where both have one", () => {
     const changed = { ...record, activatesAt: 5, wraps: [{ kms: "a", wrapped: Uint8Array.of(9) }] };
     expect(mergeRecords(record, changed)).toEqual(record);
+  });
+
+  const wrapOf = (kms: string, length: number) => ({ kms, wrapped: new Uint8Array(length).fill(1) });
+  it("takes of the second copy what fits 8192 bytes, and the result can always be written (5.1)", () => {
+    const names = ["a", "é".repeat(32), "c".repeat(64), "d"];
+    let full = 0;
+    for (let length = 3900; length < 4096; length++) {
+      const first = { ...record, wraps: [wrapOf(names[0] as string, length)] };
+      const second = { ...record, wraps: names.slice(1).map((kms, i) => wrapOf(kms, i === 0 ? 4096 : 4096 - length)) };
+      const merged = mergeRecords(first, second);
+      expect(encodeRecord(merged).length).toBeLessThanOrEqual(8192);
+      expect(merged.wraps[0]).toBe(first.wraps[0]);
+      if (merged.wraps.length < names.length) full++;
+    }
+    expect(full).toBeGreaterThan(0);
+  });
+
+  it("leaves out a wrap that is too long, and takes a shorter one after it", () => {
+    const first = { ...record, wraps: [wrapOf("a", 4096)] };
+    const second = { ...record, wraps: [wrapOf("b", 4096), wrapOf("c", 100)] };
+    expect(mergeRecords(first, second).wraps.map(({ kms }) => kms)).toEqual(["a", "c"]);
+  });
+
+  it("takes no ninth wrap", () => {
+    const eight = (prefix: string) => ({
+      ...record,
+      wraps: Array.from({ length: 8 }, (_, i) => wrapOf(`${prefix}${i}`, 1)),
+    });
+    expect(mergeRecords(eight("a"), eight("b"))).toEqual(eight("a"));
+    const seven = { ...record, wraps: eight("a").wraps.slice(1) };
+    expect(mergeRecords(seven, eight("b")).wraps).toHaveLength(8);
   });
 
   const { enabled, revoked, retired } = RecordState;

@@ -1,4 +1,4 @@
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, it, vi } from "vitest";
@@ -94,6 +94,24 @@ describe("localKms", () => {
     localKms({ keyFile });
     chmodSync(keyFile, mode);
     expect(await codeThrown(() => localKms({ keyFile }))).toBe("LOCAL_KMS_REFUSED");
+  });
+
+  it("refuses a key file of another user, who could change the key, whatever its mode", async () => {
+    const keyFile = path();
+    localKms({ keyFile });
+    // Only root may give a file away; for anybody else the process itself seems to be another user's.
+    const isRoot = process.getuid?.() === 0;
+    if (isRoot) chownSync(keyFile, 65_534, 65_534);
+    else vi.spyOn(process as Required<typeof process>, "getuid").mockReturnValue(65_534);
+    try {
+      const error = await codeOrMessage(() => localKms({ keyFile }));
+      expect(error.code).toBe("LOCAL_KMS_REFUSED");
+      expect(error.message).toContain("must belong to the user of this process");
+    } finally {
+      vi.restoreAllMocks();
+      if (isRoot) chownSync(keyFile, 0, 0);
+    }
+    expect(localKms({ keyFile }).name).toBe("local");
   });
 
   it.each(["", "abc", `${KEY}A`, KEY.slice(1), KEY.replace(/.$/, "=")])(

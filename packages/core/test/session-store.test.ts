@@ -216,6 +216,16 @@ describe("update", () => {
     expect(await sessions.get(id)).toBeUndefined();
   });
 
+  it("refuses a change that returns nothing, and keeps the session", async () => {
+    const { sessions } = storeFixture();
+    const id = await sessions.create({ user_id: 1 });
+    const forgetful = (() => undefined) as unknown as (session: Session) => Session;
+    expect(await codeThrown(sessions.update(id, forgetful))).toBe("VALUE_UNSUPPORTED");
+    expect(await codeThrown(sessions.regenerate(id, forgetful))).toBe("VALUE_UNSUPPORTED");
+    expect(await codeThrown(sessions.create(undefined as unknown as Session))).toBe("VALUE_UNSUPPORTED");
+    expect(await sessions.get(id)).toEqual({ user_id: 1 });
+  });
+
   it("writes nothing when the change throws", async () => {
     const { sessions } = storeFixture();
     const id = await sessions.create({ user_id: 1 });
