@@ -136,7 +136,9 @@ export class SessionStore<T = unknown> {
     }
     const notAfterMs = this.#endOfLife(origin.notAfterMs);
     const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
-    return this.#store.set(storedId, envelope, { ttlMs: this.#ttl(notAfterMs), condition: "present" });
+    const written = await this.#store.set(storedId, envelope, { ttlMs: this.#ttl(notAfterMs), condition: "present" });
+    if (written) this.#remember(session, storedId, envelope);
+    return written;
   }
 
   /**
@@ -156,7 +158,10 @@ export class SessionStore<T = unknown> {
       const notAfterMs = this.#endOfLife(found.notAfterMs);
       const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
       const ttl = this.#sliding ? { ttlMs: this.#ttl(notAfterMs) } : undefined;
-      if (await this.#store.compareAndSet(storedId, bytes, envelope, ttl)) return session;
+      if (await this.#store.compareAndSet(storedId, bytes, envelope, ttl)) {
+        this.#remember(session, storedId, envelope);
+        return session;
+      }
     }
     throw conflict();
   }
@@ -239,8 +244,10 @@ export class SessionStore<T = unknown> {
     ttlMs: number,
   ): Promise<void> {
     const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
-    if (await this.#store.set(storedId, envelope, { ttlMs, condition: "absent" })) return;
-    throw new SealedSessionError("SESSION_EXISTS", "a session lives under this id already");
+    if (!(await this.#store.set(storedId, envelope, { ttlMs, condition: "absent" }))) {
+      throw new SealedSessionError("SESSION_EXISTS", "a session lives under this id already");
+    }
+    this.#remember(session, storedId, envelope);
   }
 
   async #seal(session: T, storedId: string, sessionId: string, notAfterMs: number | undefined): Promise<Uint8Array> {
@@ -248,9 +255,7 @@ export class SessionStore<T = unknown> {
     if (session === undefined) {
       throw new UnsupportedValueError("VALUE_UNSUPPORTED", "", "a session must not be undefined");
     }
-    const envelope = await this.#sealer.seal(session, storedId, { notAfterMs, sessionId });
-    this.#remember(session, storedId, envelope);
-    return envelope;
+    return this.#sealer.seal(session, storedId, { notAfterMs, sessionId });
   }
 
   /** Notes where an object came from, and what has to be kept when it is written back. The header is authentic, or our own. */

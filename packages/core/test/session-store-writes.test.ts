@@ -394,3 +394,13 @@ it("touch of a session under a revoked key tells that something lies there, and 
   expect(await sessions.get(SESSION_ID)).toBeUndefined();
   expect(await sessions.destroy(SESSION_ID)).toBe(true);
 });
+
+it("takes nothing from a write that was refused: the end of life of what lies there is kept", async () => {
+  const { sessions, advance, notAfter } = storeFixture({ absoluteSeconds: 3600 });
+  await sessions.create({ user_id: 1 }, SESSION_ID);
+  advance(30 * MINUTE);
+  const latecomer = { user_id: 2 };
+  expect(await codeThrown(sessions.create(latecomer, SESSION_ID))).toBe("SESSION_EXISTS");
+  expect(await sessions.set(SESSION_ID, latecomer)).toBe(true);
+  expect(await notAfter(SESSION_ID)).toBe(START + HOUR);
+});
