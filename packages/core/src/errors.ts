@@ -112,6 +112,16 @@ export function hasCode(error: unknown, ...codes: readonly ErrorCode[]): boolean
   );
 }
 
+/** @returns The one error for everything that is wrong with an envelope: same code, same message, no detail. */
+export function rejected(): SealedSessionError {
+  return new SealedSessionError("ENVELOPE_REJECTED", "the envelope was rejected");
+}
+
+/** @returns The error for an envelope under a revoked key. */
+export function revoked(): SealedSessionError {
+  return new SealedSessionError("KEY_REVOKED", "the data key of this envelope was revoked");
+}
+
 /** @returns The code of an error of this library, for diagnostics. */
 export function codeOf(error: unknown): ErrorCode | undefined {
   return typeof error === "object" && error !== null && "code" in error ? (error.code as ErrorCode) : undefined;

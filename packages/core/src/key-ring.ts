@@ -11,8 +11,8 @@ import { base64url, equal, fromBase64url } from "./bytes.js";
 import { type DataKey, decodeRecord, encodeRecord, type KeyRecord, keyIdOf, mergeRecords } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { KEY_ID_BYTES } from "./envelope.js";
-import { codeOf, SealedSessionError } from "./errors.js";
-import { isKeyId, type KeyRingStore, type StoredKeyRecord } from "./key-ring-store.js";
+import { codeOf, rejected, SealedSessionError } from "./errors.js";
+import { isKeyId, type KeyRingStore } from "./key-ring-store.js";
 import type { Kms } from "./kms.js";
 import { KmsSet } from "./kms-set.js";
 import { chooseCurrent, elapsed, type KeyState, type RingEntry, RingRecords } from "./ring-records.js";
@@ -220,7 +220,7 @@ export class KeyRing {
     if (this.#records.isUnreadable(id)) throw this.#unavailable("the key's record cannot be used");
     if (this.#unknown.size >= MAX_UNKNOWN_IDS) this.#unknown.delete(this.#unknown.keys().next().value as string);
     this.#unknown.set(id, this.clock());
-    throw new SealedSessionError("ENVELOPE_REJECTED", "the envelope was rejected");
+    throw rejected();
   }
 
   /** As {@link KeyRing.byId}, without waiting: `undefined` when the key is not at hand. */
@@ -243,8 +243,7 @@ export class KeyRing {
     const { dataKey, refused, failure } = await this.#kms.unwrap(record);
     if (dataKey !== undefined) return dataKey;
     // It opened, but to another key than it says. A denial may as well mean that this process lacks a permission.
-    if (refused && failure === undefined)
-      throw new SealedSessionError("ENVELOPE_REJECTED", "the envelope was rejected");
+    if (refused && failure === undefined) throw rejected();
     throw this.#unavailable("no KMS has opened the record in the envelope", failure);
   }
 
@@ -362,14 +361,12 @@ export class KeyRing {
   }
 
   async #refresh(): Promise<void> {
-    let stored: readonly StoredKeyRecord[];
-    try {
-      stored = (await this.#store.read(this.name)).filter(({ keyId }) => isKeyId(keyId));
-    } catch (cause) {
-      throw this.#unavailable("the ring cannot be read", cause);
-    } finally {
-      this.#checkedAt = this.clock();
-    }
+    const read = this.#fromStore("the ring cannot be read", () => this.#store.read(this.name));
+    const stored = (
+      await read.finally(() => {
+        this.#checkedAt = this.clock();
+      })
+    ).filter(({ keyId }) => isKeyId(keyId));
     this.#refuseClosed();
     this.#storedIds = stored.map(({ keyId }) => keyId);
     this.#records.merge(stored, this.clock());
@@ -460,7 +457,7 @@ export class KeyRing {
   #choose(now: number): void {
     const entries = this.#records.entries().map(([, entry]) => entry);
     const chosen = this.#chooseAmong(
-      entries.filter((entry) => entry.confirmed || this.#hasSettled(entry)),
+      entries.filter((entry) => entry.dataKey !== undefined && (entry.confirmed || this.#hasSettled(entry))),
       now,
     );
     if (chosen?.dataKey !== undefined && chosen.dataKey !== this.#current) {
@@ -479,10 +476,9 @@ export class KeyRing {
   }
 
   #chooseAmong(entries: readonly RingEntry[], now: number): RingEntry | undefined {
-    const verified = entries.filter(({ dataKey }) => dataKey !== undefined);
-    const records = verified.map(({ record }) => record);
+    const records = entries.map(({ record }) => record);
     const chosen = chooseCurrent(records, now, { maxSealingAgeMs: this.#maxSealingAgeMs });
-    return verified.find(({ record }) => record === chosen);
+    return entries.find(({ record }) => record === chosen);
   }
 
   async #publish(delayMs: number, unlessCurrent: boolean): Promise<string> {
@@ -497,7 +493,10 @@ export class KeyRing {
       const record = await this.#kms.generate(activatesAt);
       this.#refuseClosed();
       const keyId = keyIdOf(record);
-      const { written } = await this.#write(keyId, record, condition);
+      const bytes = encodeRecord(record);
+      const { written } = await this.#fromStore("the ring cannot be written", () =>
+        this.#store.write(this.name, keyId, bytes, condition),
+      );
       if (written) {
         this.#publishedAt = this.clock();
         this.#records.want(keyId);
@@ -524,20 +523,12 @@ export class KeyRing {
    */
   #mayPublish(): boolean {
     const now = this.clock();
-    const entries = this.#records.entries();
-    const pending = entries.filter(([keyId, entry]) => this.#records.isPending(keyId, entry));
-    const policy = { maxSealingAgeMs: this.#maxSealingAgeMs };
-    if (
-      chooseCurrent(
-        pending.map(([, { record }]) => record),
-        now,
-        policy,
-      ) !== undefined
-    )
-      return false;
+    const hopeful = this.#records
+      .entries()
+      .filter(([keyId, entry]) => entry.dataKey !== undefined || this.#records.isPending(keyId, entry));
     if (
       this.#chooseAmong(
-        entries.map(([, entry]) => entry),
+        hopeful.map(([, entry]) => entry),
         now,
       ) !== undefined
     )
@@ -545,12 +536,12 @@ export class KeyRing {
     return elapsed(now, this.#publishedAt) >= this.#publishPauseMs;
   }
 
-  async #write(keyId: string, record: KeyRecord, condition: { onlyIfKeyIds?: readonly string[] }) {
-    const bytes = encodeRecord(record);
+  /** Whatever keeps the store from answering means that the key is not to be had. */
+  async #fromStore<T>(failure: string, call: () => Promise<T>): Promise<T> {
     try {
-      return await this.#store.write(this.name, keyId, bytes, condition);
+      return await call();
     } catch (cause) {
-      throw this.#unavailable("the ring cannot be written", cause);
+      throw this.#unavailable(failure, cause);
     }
   }
 
@@ -565,12 +556,7 @@ export class KeyRing {
    * a key our own clock counts when it is behind, so that the first key is not in our future.
    */
   async #earliestActivation(): Promise<number> {
-    let storeNow: number;
-    try {
-      storeNow = await this.#store.now();
-    } catch (cause) {
-      throw this.#unavailable("the ring store's clock cannot be read", cause);
-    }
+    const storeNow = await this.#fromStore("the ring store's clock cannot be read", () => this.#store.now());
     const now = this.clock();
     if (Math.abs(now - storeNow) > this.#refreshIntervalMs) {
       throw new SealedSessionError(

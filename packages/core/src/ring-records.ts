@@ -6,7 +6,7 @@ import { equal, fromBase64url, latin1 } from "./bytes.js";
 import { type DataKey, decodeRecord, type KeyRecord, keyIdOf, mergeRecords, RecordState } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { KEY_ID_BYTES } from "./envelope.js";
-import { SealedSessionError } from "./errors.js";
+import { revoked, SealedSessionError } from "./errors.js";
 import type { StoredKeyRecord } from "./key-ring-store.js";
 import type { KmsSet } from "./kms-set.js";
 
@@ -292,9 +292,4 @@ function isSmaller(a: Uint8Array, b: Uint8Array): boolean {
     if (a[i] !== b[i]) return (a[i] as number) < (b[i] as number);
   }
   return false;
-}
-
-/** @returns The error for an envelope under a revoked key. */
-export function revoked(): SealedSessionError {
-  return new SealedSessionError("KEY_REVOKED", "the data key of this envelope was revoked");
 }

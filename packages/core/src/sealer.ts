@@ -22,9 +22,8 @@ import {
   writeContext,
   writeHeader,
 } from "./envelope.js";
-import { hasCode, SealedSessionError } from "./errors.js";
+import { hasCode, rejected, revoked, SealedSessionError } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
-import { revoked } from "./ring-records.js";
 import { sessionIdBytes } from "./session-id.js";
 
 const MAX_NOT_AFTER_MS = 0xffff_ffff * 1000;
@@ -285,10 +284,6 @@ function requireSessionId(sessionId: string | undefined): Uint8Array {
 function notAfterSeconds(notAfterMs: number | undefined): number | undefined {
   if (notAfterMs === undefined) return undefined;
   return Math.ceil(requireInteger("notAfterMs", notAfterMs, 0, MAX_NOT_AFTER_MS) / 1000);
-}
-
-function rejected(): SealedSessionError {
-  return new SealedSessionError("ENVELOPE_REJECTED", "the envelope was rejected");
 }
 
 function notWarm(): SealedSessionError {
