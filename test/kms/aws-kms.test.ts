@@ -243,16 +243,19 @@ describe("an error of AWS becomes", () => {
     ["KMS_DENIED", "IncorrectKeyException", 400],
     ["KMS_DENIED", "InvalidKeyUsageException", 400],
     ["KMS_DENIED", "InvalidGrantTokenException", 400],
+    ["KMS_DENIED", "InvalidArnException", 400],
     ["KMS_DENIED", "ValidationException", 400],
-    ["KMS_DENIED", "UnrecognizedClientException", 400],
-    ["KMS_DENIED", "ExpiredTokenException", 400],
-    ["KMS_DENIED", "SomethingNewException", 400],
-    ["KMS_DENIED", "constructor", 403],
     ["KMS_DISABLED", "DisabledException", 400],
-    ["KMS_DISABLED", "KMSInvalidStateException", 400],
     ["KMS_DISABLED", "NotFoundException", 400],
     ["KMS_THROTTLED", "ThrottlingException", 400],
     ["KMS_THROTTLED", "LimitExceededException", 400],
+    ["KMS_THROTTLED", "RequestLimitExceeded", 503],
+    ["KMS_THROTTLED", "RequestThrottled", 400],
+    ["KMS_THROTTLED", "RequestThrottledException", 400],
+    ["KMS_THROTTLED", "SlowDown", 503],
+    ["KMS_THROTTLED", "ThrottledException", 400],
+    ["KMS_THROTTLED", "Throttling", 400],
+    ["KMS_THROTTLED", "TooManyRequestsException", 400],
     ["KMS_THROTTLED", "TooManyRequestsException", 429],
     ["KMS_THROTTLED", "ThrottlingException", 503],
     ["KMS_THROTTLED", "SomethingNewException", 429],
@@ -262,6 +265,30 @@ describe("an error of AWS becomes", () => {
     ["KMS_UNREACHABLE", "DependencyTimeoutException", 400],
     ["KMS_UNREACHABLE", "SomethingNewException", 500],
     ["KMS_UNREACHABLE", "SomethingNewException", 408],
+    ["KMS_UNREACHABLE", "SomethingNewException", 400],
+    ["KMS_UNREACHABLE", "SomethingNewException", 403],
+    ["KMS_UNREACHABLE", "constructor", 403],
+    // Credentials that are broken, and clocks: KMS has not come to ask who may use the key.
+    ["KMS_UNREACHABLE", "ExpiredTokenException", 400],
+    ["KMS_UNREACHABLE", "ExpiredToken", 403],
+    ["KMS_UNREACHABLE", "UnrecognizedClientException", 400],
+    ["KMS_UNREACHABLE", "InvalidClientTokenId", 403],
+    ["KMS_UNREACHABLE", "InvalidSignatureException", 400],
+    ["KMS_UNREACHABLE", "SignatureDoesNotMatch", 403],
+    ["KMS_UNREACHABLE", "IncompleteSignature", 400],
+    ["KMS_UNREACHABLE", "IncompleteSignatureException", 400],
+    ["KMS_UNREACHABLE", "MissingAuthenticationToken", 403],
+    ["KMS_UNREACHABLE", "MissingAuthenticationTokenException", 400],
+    ["KMS_UNREACHABLE", "RequestExpired", 400],
+    ["KMS_UNREACHABLE", "RequestTimeTooSkewed", 403],
+    ["KMS_UNREACHABLE", "InvalidIdentityToken", 400],
+    ["KMS_UNREACHABLE", "OptInRequired", 403],
+    ["KMS_UNREACHABLE", "NotAuthorized", 401],
+    ["KMS_UNREACHABLE", "AccessDenied", 403],
+    // Of a request that KMS could not read.
+    ["KMS_UNREACHABLE", "ValidationError", 400],
+    ["KMS_UNREACHABLE", "SerializationException", 400],
+    ["KMS_UNREACHABLE", "UnknownOperationException", 404],
   ];
 
   it.each(BY_NAME)("%s: %s with status %i", async (code, name, status) => {
@@ -274,6 +301,16 @@ describe("an error of AWS becomes", () => {
       expect(error.message).toMatch(/^AWS KMS \w+: \w+, status \d+$/);
     }
     expect(server.calls).toHaveLength(1 + ALL.length);
+  });
+
+  it("KMS_THROTTLED: a name that is not known, of which the SDK says that it throttles", async () => {
+    const told = clientOf(server.endpoint);
+    const throttling = (error: unknown) =>
+      Promise.reject(Object.assign(error as Error, { $retryable: { throttling: true } }));
+    told.middlewareStack.add((next) => (args) => next(args).catch(throttling), { step: "initialize" });
+    server.fault = always({ kind: "error", status: 400, name: "SomethingNewException" });
+    expect(await failureOf(awsKms({ keyId, client: told }).generate(CONTEXT))).toMatchObject({ code: "KMS_THROTTLED" });
+    told.destroy();
   });
 
   const BY_STATE = ["Disabled", "PendingDeletion"] as const;
@@ -294,8 +331,28 @@ describe("an error of AWS becomes", () => {
     for (const call of calls) expect(await failureOf(call())).toMatchObject({ code: "KMS_DISABLED" });
   });
 
+  const STATES: readonly (readonly [code: string, what: string])[] = [
+    ["KMS_DISABLED", "is pending deletion."],
+    ["KMS_DISABLED", "is pending replica deletion."],
+    ["KMS_DISABLED", "is pending import."],
+    ["KMS_UNREACHABLE", "is unavailable."],
+    ["KMS_UNREACHABLE", "is not pending deletion."],
+    ["KMS_UNREACHABLE", "cannot be used: the external key store proxy did not respond in time."],
+  ];
+  it.each(STATES)("%s: a KMSInvalidStateException that says: the key %s", async (code, what) => {
+    const found = await failures(ALL, () => {
+      const message = `${keyId} ${what}`;
+      server.fault = always({ kind: "error", status: 400, name: "KMSInvalidStateException", message });
+    });
+    expect(found.map((error) => error.code)).toEqual(Array(ALL.length).fill(code));
+  });
+
   const NO_ANSWER: readonly (readonly [what: string, fault: KmsFault])[] = [
     ["the connection is reset", { kind: "reset" }],
+    ["a proxy answers with status 400", { kind: "error", status: 400 }],
+    ["a proxy answers with status 403", { kind: "error", status: 403 }],
+    ["a proxy answers with status 404", { kind: "error", status: 404 }],
+    ["a proxy answers with status 407", { kind: "error", status: 407 }],
     ["a proxy answers with status 500", { kind: "error", status: 500 }],
     ["a proxy answers with status 502", { kind: "error", status: 502 }],
     ["a proxy answers with status 503", { kind: "error", status: 503 }],
@@ -321,6 +378,19 @@ describe("an error of AWS becomes", () => {
       expect(error).toMatchObject({ code: "KMS_UNREACHABLE", requestId: undefined });
       broken.destroy();
     }
+  });
+
+  it("KMS_UNREACHABLE: STS denies the credentials that KMS would be asked with", async () => {
+    const denied = Object.assign(new Error("Not authorized to perform sts:AssumeRoleWithWebIdentity"), {
+      name: "AccessDenied",
+      $fault: "client",
+      $metadata: { httpStatusCode: 403, requestId: "of-sts" },
+    });
+    const broken = clientOf(server.endpoint, { credentials: () => Promise.reject(denied) });
+    const error = await failureOf(awsKms({ keyId, client: broken }).generate(CONTEXT));
+    expect(error).toMatchObject({ code: "KMS_UNREACHABLE", cause: { name: "AccessDenied", message: denied.message } });
+    expect(server.calls).toEqual([]);
+    broken.destroy();
   });
 
   it("KMS_UNREACHABLE: the client's time-out runs out", async () => {
@@ -524,8 +594,9 @@ describe("a key ring over awsKms", () => {
   const OUT: readonly (readonly [what: string, code: string, fault: KmsFault])[] = [
     ["is out", "KMS_UNREACHABLE", { kind: "reset" }],
     ["throttles", "KMS_THROTTLED", { kind: "error", status: 400, name: "ThrottlingException" }],
-    ["denies", "KMS_DENIED", { kind: "error", status: 400, name: "AccessDeniedException" }],
-    ["has its key disabled", "KMS_DISABLED", { kind: "error", status: 400, name: "DisabledException" }],
+    ["takes no expired credentials", "KMS_UNREACHABLE", { kind: "error", status: 400, name: "ExpiredTokenException" }],
+    ["thinks the clock wrong", "KMS_UNREACHABLE", { kind: "error", status: 400, name: "InvalidSignatureException" }],
+    ["has lost its key store", "KMS_UNREACHABLE", { kind: "error", status: 400, name: "KMSInvalidStateException" }],
   ];
   it.each(OUT)(
     "serves on while KMS %s, a new process does not start, and both do afterwards",
@@ -544,6 +615,28 @@ describe("a key ring over awsKms", () => {
       expect(await running.open(envelope, SESSION_ID)).toEqual({ user: 1 });
     },
   );
+
+  const DENIED: readonly (readonly [what: string, code: string, fault: KmsFault])[] = [
+    ["denies", "KMS_DENIED", { kind: "error", status: 400, name: "AccessDeniedException" }],
+    ["has its key disabled", "KMS_DISABLED", { kind: "error", status: 400, name: "DisabledException" }],
+  ];
+  it.each(DENIED)("neither seals nor opens while KMS %s, and does both afterwards", async (_, code, fault) => {
+    const running = sealerOf(awsKms({ keyId, client }));
+    const envelope = await running.seal({ user: 1 }, SESSION_ID);
+    server.fault = always(fault);
+    now += 10 * 60_000;
+    await expect(running.open(envelope, SESSION_ID)).rejects.toMatchObject({ code: "KEY_DENIED", cause: { code } });
+    await expect(running.seal({ user: 2 }, SESSION_ID)).rejects.toMatchObject({ code: "KEY_UNAVAILABLE" });
+    const starting = sealerOf(awsKms({ keyId, client }));
+    const cold = starting.open(envelope, SESSION_ID);
+    await expect(cold).rejects.toMatchObject({ code: "KEY_UNAVAILABLE", cause: { code } });
+    server.fault = () => undefined;
+    now += 6 * 60_000;
+    for (const sealer of [running, starting]) {
+      expect(await sealer.open(await sealer.seal({ user: 3 }, SESSION_ID), SESSION_ID)).toEqual({ user: 3 });
+      expect(await sealer.open(envelope, SESSION_ID)).toEqual({ user: 1 });
+    }
+  });
 
   it("opens by the second region while the first is out", async () => {
     const near = awsKms({ keyId, client, name: "near" });

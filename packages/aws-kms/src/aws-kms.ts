@@ -112,10 +112,10 @@ export interface AwsKms extends Kms {
  *
  * | code | when |
  * |---|---|
- * | `KMS_DENIED` | no permission, another key, or a wrapped key that does not belong to the context; every other answer with a status from 400 to 499 |
- * | `KMS_DISABLED` | the key is disabled, pending deletion or gone; or its custom key store is disconnected |
+ * | `KMS_DENIED` | no permission, another key, a key of another kind, or a wrapped key that does not belong to the context |
+ * | `KMS_DISABLED` | the key is disabled, pending deletion, without its imported material, or gone |
  * | `KMS_THROTTLED` | KMS throttles |
- * | `KMS_UNREACHABLE` | no answer, an answer that cannot be understood, a status from 500, no credentials, or the call was aborted |
+ * | `KMS_UNREACHABLE` | no answer, an answer that cannot be understood, a status from 500, or the call was aborted; no credentials, or such as AWS does not take (expired, wrongly signed, by a wrong clock); a custom key store that is disconnected or out; any answer whose name is not known |
  *
  * The `cause` of an error is a copy of the SDK's error without the response, since that may hold a key.
  *

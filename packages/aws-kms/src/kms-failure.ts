@@ -6,10 +6,26 @@
  */
 import { KmsError, type KmsErrorCode } from "@sealed-session/core";
 
-/** Answers by name. What is not here goes by its status. */
+/**
+ * Answers of substance, and throttling, by name. Whatever else AWS says counts as no answer, with every status: a ring takes a denial at its word
+ * and drops its keys, so that all users are logged out, while without an answer it keeps them for the hours of its `outageLimitMs`.
+ *
+ * So these are not here, though AWS answers with a status from 400 to 499:
+ * - Credentials that expired or are broken, and a clock that is wrong, on our side: ExpiredTokenException, UnrecognizedClientException,
+ *   InvalidSignatureException, RequestExpired, OptInRequired and the like. KMS has not come to ask who may use the key.
+ * - AccessDenied without `Exception`: STS's answer to whoever fetches the credentials. KMS was not asked.
+ * - A name that is new, or none: from a proxy, or from a release of KMS that nobody here has seen. To keep a denied key until the outage's limit
+ *   is the smaller harm, and whoever wants it gone disables it: that name is known.
+ */
 const CODE_OF: Readonly<Record<string, KmsErrorCode>> = {
+  AccessDeniedException: "KMS_DENIED",
+  IncorrectKeyException: "KMS_DENIED",
+  InvalidArnException: "KMS_DENIED",
+  InvalidCiphertextException: "KMS_DENIED",
+  InvalidGrantTokenException: "KMS_DENIED",
+  InvalidKeyUsageException: "KMS_DENIED",
+  ValidationException: "KMS_DENIED",
   DisabledException: "KMS_DISABLED",
-  KMSInvalidStateException: "KMS_DISABLED",
   NotFoundException: "KMS_DISABLED",
   LimitExceededException: "KMS_THROTTLED",
   RequestLimitExceeded: "KMS_THROTTLED",
@@ -20,16 +36,13 @@ const CODE_OF: Readonly<Record<string, KmsErrorCode>> = {
   Throttling: "KMS_THROTTLED",
   ThrottlingException: "KMS_THROTTLED",
   TooManyRequestsException: "KMS_THROTTLED",
-  DependencyTimeoutException: "KMS_UNREACHABLE",
-  InternalFailure: "KMS_UNREACHABLE",
-  KeyUnavailableException: "KMS_UNREACHABLE",
-  KMSInternalException: "KMS_UNREACHABLE",
-  RequestTimeout: "KMS_UNREACHABLE",
-  RequestTimeoutException: "KMS_UNREACHABLE",
-  ServiceUnavailable: "KMS_UNREACHABLE",
-  ServiceUnavailableException: "KMS_UNREACHABLE",
 };
-const HTTP_REQUEST_TIMEOUT = 408;
+/**
+ * KMS says this name for a key that somebody has scheduled for deletion or taken the imported material from, and also for every failure of a custom
+ * key store, such as a proxy that does not respond (its guide: "Key states", "Troubleshooting external key stores"). Only the message tells them apart.
+ */
+const INVALID_STATE = "KMSInvalidStateException";
+const TAKEN_AWAY = /\bis pending (?:deletion|replica deletion|import)\b/;
 const HTTP_TOO_MANY_REQUESTS = 429;
 /** Longest part of a message that is copied. */
 const MAX_MESSAGE_LENGTH = 512;
@@ -67,10 +80,11 @@ export function kmsFailure(kms: string, operation: string, thrown: unknown): Kms
 function codeOf(error: SdkError, name: string, status: number | undefined): KmsErrorCode {
   // Without a status nobody answered: the network, a time-out, missing credentials, or an answer that is none.
   if (status === undefined) return "KMS_UNREACHABLE";
+  if (name === INVALID_STATE) return TAKEN_AWAY.test(String(error.message)) ? "KMS_DISABLED" : "KMS_UNREACHABLE";
   const code = Object.hasOwn(CODE_OF, name) ? CODE_OF[name] : undefined;
   if (code !== undefined) return code;
-  if (status === HTTP_TOO_MANY_REQUESTS || error.$retryable?.throttling === true) return "KMS_THROTTLED";
-  return status >= 400 && status < 500 && status !== HTTP_REQUEST_TIMEOUT ? "KMS_DENIED" : "KMS_UNREACHABLE";
+  const isThrottled = status === HTTP_TOO_MANY_REQUESTS || error.$retryable?.throttling === true;
+  return isThrottled ? "KMS_THROTTLED" : "KMS_UNREACHABLE";
 }
 
 function copyOf(error: SdkError, name: string): Error {

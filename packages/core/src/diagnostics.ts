@@ -14,7 +14,7 @@ export const DIAGNOSTICS_CHANNEL = "sealed-session";
  *
  * `ring` is the ring's name, `keyId` a key id in base64url, `kms` the name of a KMS, `activatesAt` a time in milliseconds since
  * 1970-01-01T00:00:00Z, `code` the code of the error behind the event (`undefined` for an error that is not of this library), `reason` a
- * few words for people.
+ * few words for people, `sessions` a count, `home` the index of a place of the ring.
  */
 export type DiagnosticEvent =
   /** A data key was written to the ring; it seals from `activatesAt` (ms) on. */
@@ -25,14 +25,49 @@ export type DiagnosticEvent =
   | { readonly type: "key-record-refused"; readonly ring: string; readonly keyId: string; readonly reason: string }
   /** A verified record was lost from the ring's store, or altered there, and this process has put it back. */
   | { readonly type: "key-record-restored"; readonly ring: string; readonly keyId: string }
+  /** The KMS that had opened this key refuses it now: its sessions count as gone. */
+  | { readonly type: "key-denied"; readonly ring: string; readonly keyId: string; readonly kms: string }
+  /** The KMS gave no answer for the outage limit: the key neither seals nor opens until it does. */
+  | { readonly type: "key-suspended"; readonly ring: string; readonly keyId: string }
+  /** This process wrote into the ring that a key is revoked. */
+  | { readonly type: "key-revoked"; readonly ring: string; readonly keyId: string }
+  /** No session was left under a key, and this process wrote its tombstone: the wrapped key is gone (crypto-shredding). */
+  | { readonly type: "key-retired"; readonly ring: string; readonly keyId: string }
+  /** A key was not retired: `sessions` of them are still sealed under it, longer than any should live. */
+  | {
+      readonly type: "key-retirement-refused";
+      readonly ring: string;
+      readonly keyId: string;
+      readonly sessions: number;
+    }
+  /** The next key could not be published ahead, or a key not be retired; tried again at the next refresh. */
+  | { readonly type: "ring-rotation-failed"; readonly ring: string; readonly code: ErrorCode | undefined }
+  /** A KMS failed again and again: it is not asked for a while. */
+  | { readonly type: "kms-circuit-opened"; readonly ring: string; readonly kms: string }
+  /** It answers again. */
+  | { readonly type: "kms-circuit-closed"; readonly ring: string; readonly kms: string }
   /** The ring could not be read, or the KMS not be asked; keys that this process holds go on serving. */
   | { readonly type: "ring-refresh-failed"; readonly ring: string; readonly code: ErrorCode | undefined }
   /** A KMS of several failed while another one answered. */
   | { readonly type: "kms-failed"; readonly ring: string; readonly kms: string; readonly code: ErrorCode | undefined }
-  /** A session was found and counts as gone: past its absolute life, or its key was revoked or retired. */
-  | { readonly type: "session-dropped"; readonly code: "ENVELOPE_EXPIRED" | "KEY_REVOKED" | "KEY_RETIRED" }
+  /** A session was found and counts as gone: past its absolute life, or its key was revoked, retired or is denied by the KMS. */
+  | {
+      readonly type: "session-dropped";
+      readonly code: "ENVELOPE_EXPIRED" | "KEY_REVOKED" | "KEY_RETIRED" | "KEY_DENIED";
+    }
+  /** A session was sealed anew, since its key no longer seals. */
+  | { readonly type: "session-resealed"; readonly ring: string }
+  /** A session could not be sealed anew; it was read all the same. */
+  | { readonly type: "session-reseal-failed"; readonly ring: string; readonly code: ErrorCode | undefined }
   /** Bytes that are no envelope of ours under this id: altered, moved, or sealed under a key that the ring does not know. */
-  | { readonly type: "envelope-rejected" };
+  | { readonly type: "envelope-rejected" }
+  /** A place of a ring that has several failed; `home` is its index. The ring goes on with the others. */
+  | {
+      readonly type: "key-ring-home-failed";
+      readonly ring: string;
+      readonly home: number;
+      readonly code: ErrorCode | undefined;
+    };
 
 const events = channel(DIAGNOSTICS_CHANNEL);
 

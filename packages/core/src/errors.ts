@@ -16,9 +16,11 @@ export type ErrorCode =
   | "ENVELOPE_EXPIRED"
   | "KEY_REVOKED"
   | "KEY_RETIRED"
+  | "KEY_DENIED"
   // A key is not to be had: raise an alarm.
   | "KEY_UNAVAILABLE"
   | "KEY_RECORD_INVALID"
+  | "KEY_IN_USE"
   | "KMS_DENIED"
   | "KMS_DISABLED"
   | "LOCAL_KMS_REFUSED"
@@ -120,6 +122,11 @@ export function rejected(): SealedSessionError {
 /** @returns The error for an envelope under a revoked key. */
 export function revoked(): SealedSessionError {
   return new SealedSessionError("KEY_REVOKED", "the data key of this envelope was revoked");
+}
+
+/** @returns The error for an envelope under a key that the KMS had opened and refuses now. */
+export function denied(cause: unknown): SealedSessionError {
+  return new SealedSessionError("KEY_DENIED", "the KMS denies the data key of this envelope", { cause });
 }
 
 /** @returns The code of an error of this library, for diagnostics. */

@@ -27,7 +27,7 @@ export {
   UnsupportedValueError,
 } from "./errors.js";
 export { type FileKeyRingStoreOptions, fileKeyRingStore } from "./file-key-ring-store.js";
-export { KeyRing, type KeyRingOptions, type KeyStatus, type PublishOptions } from "./key-ring.js";
+export { KeyRing, type KeyRingOptions, type KeyStatus, type Population, type PublishOptions } from "./key-ring.js";
 export {
   type KeyRingStore,
   type MemoryKeyRingStoreOptions,
@@ -39,7 +39,9 @@ export {
 export type { EncryptionContext, GeneratedDataKey, Kms, KmsCallOptions } from "./kms.js";
 export { type LocalKmsOptions, localKms } from "./local-kms.js";
 export { type MemoryStoreOptions, memoryStore } from "./memory-store.js";
+export { type MirroredKeyRingStoreOptions, mirroredKeyRingStore } from "./mirrored-key-ring-store.js";
 export type { KeyState } from "./ring-records.js";
+export type { Schedule } from "./schedule.js";
 export { type OpenOptions, Sealer, type SealerOptions, type SealOptions } from "./sealer.js";
 export { createSessionId, type StoredIdMode, storedIdOf } from "./session-id.js";
 export { SessionStore, type SessionStoreOptions } from "./session-store.js";

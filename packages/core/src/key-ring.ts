@@ -1,31 +1,42 @@
 /**
  * The ring: which data keys there are, which one seals now, and their unwrapped forms in this process (format section 5).
  *
- * A warm request asks only `currentIfWarm` and `byIdIfWarm`, which never wait. Everything that waits for the store or the KMS
- * happens in `refresh` and `publish`, each at most once at a time.
+ * A warm request asks only `currentIfWarm` and `byIdIfWarm`, which never wait. What waits for the store or the KMS happens in the
+ * background, every refresh interval: reading the ring, asking the KMS again, publishing the next key ahead of its time, and retiring
+ * keys that no session needs any more.
  */
 import { backend } from "#backend";
 import type { RandomFill } from "./aead.js";
 import { requireInteger, requireMethods, requireUtf8 } from "./argument.js";
-import { base64url, equal, fromBase64url } from "./bytes.js";
-import { type DataKey, decodeRecord, encodeRecord, type KeyRecord, keyIdOf, mergeRecords } from "./data-key.js";
+import { base64url, latin1 } from "./bytes.js";
+import { chooseCurrent, endsOfSealing } from "./current-key.js";
+import { type DataKey, encodeRecord, type KeyRecord, keyIdOf, RecordState } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { KEY_ID_BYTES } from "./envelope.js";
 import { codeOf, rejected, SealedSessionError } from "./errors.js";
 import { isKeyId, type KeyRingStore } from "./key-ring-store.js";
 import type { Kms } from "./kms.js";
 import { KmsSet } from "./kms-set.js";
-import { chooseCurrent, elapsed, type KeyState, type RingEntry, RingRecords } from "./ring-records.js";
+import { RingPublisher } from "./ring-publisher.js";
+import { RingReader } from "./ring-reader.js";
+import { elapsed, type KeyState, type RingEntry, RingRecords } from "./ring-records.js";
+import { type Schedule, systemSchedule } from "./schedule.js";
 
-const DAY_MS = 86_400_000;
+const MINUTE_MS = 60_000;
+const HOUR_MS = 60 * MINUTE_MS;
+const DAY_MS = 24 * HOUR_MS;
 const MAX_RING_NAME_BYTES = 128;
 const MAX_UNKNOWN_IDS = 1024;
-const PUBLISH_ATTEMPTS = 3;
 const NEVER = Number.NEGATIVE_INFINITY;
-/** Refresh intervals after which a process that was idle asks the ring before it goes on. */
+/** Refresh intervals after which a process whose timers did not run asks the ring before it goes on. */
 const STALE_INTERVALS = 5;
 /** Refresh intervals for which a record that every KMS refused is left alone. */
 const REFUSED_INTERVALS = 5;
+/** Refresh intervals by which the next key is published ahead, and the least of them. */
+const LEAD_INTERVALS = 4;
+const LEAST_LEAD_INTERVALS = 2;
+/** Allowance of format 5.6, before a key retires. */
+const RETIREMENT_SLACK_MS = HOUR_MS;
 
 /** Options of {@link KeyRing}. Times are in milliseconds. */
 export interface KeyRingOptions {
@@ -36,12 +47,18 @@ export interface KeyRingOptions {
   /** Where the records lie. */
   readonly store: KeyRingStore;
   /**
-   * How often new keys are meant to come, 1 ms to 3650 days. Whoever rotates keys calls {@link KeyRing.publish} in this rhythm; by itself the ring only
-   * publishes when no key may seal.
+   * How often a new key seals, 1 ms to 3650 days.
    *
    * @defaultValue 86400000 (24 h)
    */
   readonly rotationPeriodMs?: number;
+  /**
+   * Whether the ring rotates by itself. `automatic`: any process publishes the next key ahead of its time, and retires keys that no session
+   * needs any more. `manual`: this process only reads; somebody else calls {@link KeyRing.publish} in time, for the first key too.
+   *
+   * @defaultValue "automatic"
+   */
+  readonly rotation?: "automatic" | "manual";
   /**
    * How old the current key may get when it has no successor, from one rotation period to 7300 days. Then it only opens.
    *
@@ -49,11 +66,31 @@ export interface KeyRingOptions {
    */
   readonly maxSealingAgeMs?: number;
   /**
-   * Age at which a call finds this process's view of the ring too old and has it read anew, in the background; from 1 ms to one rotation period.
+   * How often this process reads the ring, in the background and up to a quarter sooner: 1 ms to a quarter of the rotation period, at least 1 ms.
    *
-   * @defaultValue 60000 (1 min), or the rotation period where that is shorter
+   * @defaultValue 60000 (1 min), or an eighth of the rotation period where that is shorter
    */
   readonly refreshIntervalMs?: number;
+  /**
+   * How long after its key has stopped sealing a session is sealed anew when it is read or touched: 0 to 3650 days.
+   *
+   * @defaultValue 3600000 (1 h)
+   */
+  readonly resealAfterMs?: number;
+  /**
+   * Within what time this process asks each KMS whether it may still use its keys: one refresh interval to 24 h. One call for each KMS, not
+   * for each key.
+   *
+   * @defaultValue 300000 (5 min), or the refresh interval where that is longer
+   */
+  readonly recheckIntervalMs?: number;
+  /**
+   * For how long keys in memory serve while no KMS answers, from the re-check interval to 3650 days. After that they neither seal nor open
+   * (`KEY_UNAVAILABLE`) until it does.
+   *
+   * @defaultValue 21600000 (6 h), or the re-check interval where that is longer
+   */
+  readonly outageLimitMs?: number;
   /**
    * After how long without an answer a call to a KMS counts as `KMS_UNREACHABLE`, its own retries included: 1 ms to 10 minutes.
    *
@@ -68,6 +105,16 @@ export interface KeyRingOptions {
   readonly clock?: () => number;
   /** Source of random bytes. @defaultValue the system's CSPRNG */
   readonly random?: RandomFill;
+  /** Timers: calls a function once after some milliseconds, and returns what cancels that. @defaultValue setTimeout, which does not hold the process open */
+  readonly schedule?: Schedule;
+}
+
+/** What is sealed under a ring's keys somewhere, so that the ring knows when a key is no longer needed. */
+export interface Population {
+  /** The longest time that one of them lives without being written or touched, in milliseconds. */
+  readonly maxTtlMs: number;
+  /** Counts them all. @returns How many are sealed under each key, by key id in base64url. */
+  count(): Promise<ReadonlyMap<string, number>>;
 }
 
 /** Options of {@link KeyRing.publish}. */
@@ -107,62 +154,132 @@ export class KeyRing {
   readonly clock: () => number;
 
   readonly #kms: KmsSet;
-  readonly #store: KeyRingStore;
+  readonly #records: RingRecords;
+  readonly #reader: RingReader;
+  readonly #publisher: RingPublisher;
+  readonly #schedule: Schedule;
   readonly #rotationPeriodMs: number;
+  readonly #isAutomatic: boolean;
   readonly #maxSealingAgeMs: number;
   readonly #refreshIntervalMs: number;
-  readonly #records: RingRecords;
+  readonly #resealAfterMs: number;
+  readonly #recheckIntervalMs: number;
+  readonly #populations: Population[] = [];
   /** Ids that a reload did not find, and when that was. */
   readonly #unknown = new Map<string, number>();
+  /** When this process will try to retire a key: drawn for each, so that one process does it. */
+  readonly #retireAt = new Map<string, number>();
   #current: DataKey | undefined;
   #chooseAgainAt = 0;
   #chosenAt = 0;
-  /** When the ring was last asked, with or without success. */
-  #checkedAt = NEVER;
-  #refreshing: Promise<void> | undefined;
+  /** When each key stops sealing, by the 12 bytes of its id as latin1. */
+  #stopsAt: ReadonlyMap<string, number> = new Map();
+  #recheckedAt = NEVER;
   #starting: Promise<DataKey> | undefined;
-  #lastPublish: Promise<unknown> = Promise.resolve();
-  #publishedAt = NEVER;
-  /** For how long no further key is published after one that did not become current. */
-  #publishPauseMs = 0;
-  #storedIds: readonly string[] = [];
+  #catchingUp: Promise<void> | undefined;
+  #maintaining: Promise<void> | undefined;
+  #cancelTimer: (() => void) | undefined;
   #closed = false;
 
   /** @throws TypeError or RangeError when an option is wrong. */
   constructor(options: KeyRingOptions) {
     this.name = requireUtf8("name", options.name, 1, MAX_RING_NAME_BYTES);
     if (/[{}]/.test(this.name)) throw new RangeError("name must not hold braces");
-    this.#store = requireMethods("store", options.store, "read", "write", "now");
-    this.#rotationPeriodMs = requireInteger("rotationPeriodMs", options.rotationPeriodMs ?? DAY_MS, 1, 3650 * DAY_MS);
-    this.#maxSealingAgeMs = requireInteger(
-      "maxSealingAgeMs",
-      options.maxSealingAgeMs ?? 2 * this.#rotationPeriodMs,
-      this.#rotationPeriodMs,
-      7300 * DAY_MS,
-    );
-    this.#refreshIntervalMs = requireInteger(
-      "refreshIntervalMs",
-      options.refreshIntervalMs ?? Math.min(60_000, this.#rotationPeriodMs),
-      1,
-      this.#rotationPeriodMs,
-    );
-    const revokedKeyIds = new Set(options.revokedKeyIds ?? []);
-    for (const keyId of revokedKeyIds) {
-      if (fromBase64url(keyId)?.length !== KEY_ID_BYTES) {
-        throw new RangeError(`revokedKeyIds must hold key ids: ${KEY_ID_BYTES} bytes in base64url`);
-      }
-    }
+    const store = requireMethods("store", options.store, "read", "write", "now");
+    const interval = (
+      field: keyof KeyRingOptions,
+      value: number | undefined,
+      byDefault: number,
+      range: [number, number],
+    ) => requireInteger(field, value ?? byDefault, ...range);
+    const period = interval("rotationPeriodMs", options.rotationPeriodMs, DAY_MS, [1, 3650 * DAY_MS]);
+    const sealingAge = interval("maxSealingAgeMs", options.maxSealingAgeMs, 2 * period, [period, 7300 * DAY_MS]);
+    const defaultRefresh = Math.min(MINUTE_MS, Math.max(1, Math.floor(period / 8)));
+    const maxRefresh = Math.max(1, Math.floor(period / 4));
+    const refresh = interval("refreshIntervalMs", options.refreshIntervalMs, defaultRefresh, [1, maxRefresh]);
+    const defaultRecheck = Math.max(5 * MINUTE_MS, refresh);
+    const recheck = interval("recheckIntervalMs", options.recheckIntervalMs, defaultRecheck, [
+      refresh,
+      Math.max(DAY_MS, refresh),
+    ]);
+    const outage = interval("outageLimitMs", options.outageLimitMs, Math.max(6 * HOUR_MS, recheck), [
+      recheck,
+      3650 * DAY_MS,
+    ]);
+    this.#rotationPeriodMs = period;
+    this.#maxSealingAgeMs = sealingAge;
+    this.#refreshIntervalMs = refresh;
+    this.#recheckIntervalMs = recheck;
+    this.#resealAfterMs = interval("resealAfterMs", options.resealAfterMs, HOUR_MS, [0, 3650 * DAY_MS]);
+    const rotation = options.rotation ?? "automatic";
+    if (rotation !== "automatic" && rotation !== "manual")
+      throw new RangeError('rotation must be "automatic" or "manual"');
+    this.#isAutomatic = rotation === "automatic";
+
     this.clock = options.clock ?? Date.now;
     this.random = options.random ?? backend.randomFill;
+    this.#schedule = options.schedule ?? systemSchedule;
+    const { name, clock } = this;
+    const schedule = this.#schedule;
     const maxSenders = requireInteger("maxCachedSenders", options.maxCachedSenders ?? 1024, 1, 1_000_000);
-    const kmsTimeoutMs = requireInteger("kmsTimeoutMs", options.kmsTimeoutMs ?? 5000, 1, 600_000);
-    this.#kms = new KmsSet(this.name, options.kms, kmsTimeoutMs, { random: this.random, maxSenders });
-    this.#records = new RingRecords(this.name, this.#kms, {
-      clock: this.clock,
-      maxAheadMs: 2 * this.#rotationPeriodMs,
-      refusedRetryMs: REFUSED_INTERVALS * this.#refreshIntervalMs,
-      revoked: revokedKeyIds,
+    const timeoutMs = requireInteger("kmsTimeoutMs", options.kmsTimeoutMs ?? 5000, 1, 600_000);
+    this.#kms = new KmsSet(name, options.kms, {
+      timeoutMs,
+      clock,
+      schedule,
+      dataKeys: { random: this.random, maxSenders },
     });
+    this.#records = new RingRecords(name, this.#kms, {
+      clock,
+      maxAheadMs: 2 * period,
+      refusedRetryMs: REFUSED_INTERVALS * refresh,
+      outageLimitMs: outage,
+      revoked: requireKeyIds(options.revokedKeyIds ?? []),
+    });
+    const records = this.#records;
+    this.#reader = new RingReader({
+      name,
+      store,
+      records,
+      clock,
+      schedule,
+      refreshIntervalMs: refresh,
+      maxSealingAgeMs: sealingAge,
+      onChange: () => this.#choose(this.clock()),
+    });
+    this.#publisher = new RingPublisher({
+      name,
+      kms: this.#kms,
+      store,
+      records,
+      reader: this.#reader,
+      clock,
+      refreshIntervalMs: refresh,
+      maxPauseMs: period,
+      current: () => this.#current,
+    });
+  }
+
+  /**
+   * Makes this process ready: reads the ring, has all its keys opened, and publishes one where none may seal. Afterwards no request waits for
+   * the KMS. For start-up and readiness probes; costs nothing once the ring is warm.
+   *
+   * @throws SealedSessionError `KEY_UNAVAILABLE` when no key may seal, or a KMS that gives no answer keeps one from being opened (`cause` tells
+   *   why); `CLOCK_SKEW`, `CLOSED`.
+   */
+  async ready(): Promise<void> {
+    await this.current();
+    const entries = () => this.#records.entries();
+    while (entries().some(([keyId, entry]) => this.#records.isUntried(keyId, entry))) await this.#records.verify();
+    const pending = entries().find(([keyId, entry]) => this.#records.isPending(keyId, entry));
+    if (pending !== undefined) {
+      await this.#records.verify();
+      const [keyId, entry] = pending;
+      if (this.#records.isPending(keyId, entry)) {
+        throw this.#unavailable("a KMS that gives no answer keeps a key from being opened", entry.failure);
+      }
+    }
+    this.#refuseClosed();
   }
 
   /**
@@ -183,13 +300,12 @@ export class KeyRing {
     return this.#starting;
   }
 
-  /** As {@link KeyRing.current}, without waiting: `undefined` when the ring must be asked. Reads the ring anew in the background when its time has come. */
+  /** As {@link KeyRing.current}, without waiting: `undefined` when the ring must be asked. */
   currentIfWarm(): DataKey | undefined {
     const now = this.clock();
-    if (this.#isStale(now)) return undefined;
+    if (!this.#isFresh(now)) return undefined;
     // Also when the clock was set back: what was current may now lie in the future.
     if (now >= this.#chooseAgainAt || now < this.#chosenAt) this.#choose(now);
-    this.#refreshWhenDue(now);
     return this.#current;
   }
 
@@ -198,26 +314,26 @@ export class KeyRing {
    *
    * @param keyId - 12 bytes.
    * @returns The key; the ring owns it.
-   * @throws SealedSessionError `KEY_REVOKED`, `KEY_RETIRED`; `ENVELOPE_REJECTED` when the ring has no such key; `KEY_UNAVAILABLE`.
+   * @throws SealedSessionError `KEY_REVOKED`, `KEY_RETIRED`, `KEY_DENIED`; `ENVELOPE_REJECTED` when the ring has no such key; `KEY_UNAVAILABLE`.
    */
   async byId(keyId: Uint8Array): Promise<DataKey> {
     this.#refuseClosed();
     const id = base64url(keyId);
-    if (this.#isStale(this.clock())) await this.#refreshOrReport();
+    if (this.#isStale(this.clock())) await this.#catchUpOrReport();
     const warm = this.#records.find(id);
     if (warm !== undefined) return warm;
     const missedAt = this.#unknown.get(id);
     if (missedAt === undefined || elapsed(this.clock(), missedAt) >= this.#refreshIntervalMs) {
       this.#records.want(id);
-      // A refresh that is already under way may have read the ring before this key came to it.
-      if (this.#refreshing !== undefined) await this.refresh();
-      if (this.#records.find(id) === undefined) await this.refresh();
+      await this.#whileClosing(this.#reader.reload());
+      this.#arm();
     }
     const found = this.#records.find(id);
     if (found !== undefined) return found;
     const entry = this.#records.get(id);
     if (entry !== undefined) throw this.#unavailable("no KMS has opened the key's record", entry.failure);
     if (this.#records.isUnreadable(id)) throw this.#unavailable("the key's record cannot be used");
+    this.#records.forget(id);
     if (this.#unknown.size >= MAX_UNKNOWN_IDS) this.#unknown.delete(this.#unknown.keys().next().value as string);
     this.#unknown.set(id, this.clock());
     throw rejected();
@@ -225,10 +341,18 @@ export class KeyRing {
 
   /** As {@link KeyRing.byId}, without waiting: `undefined` when the key is not at hand. */
   byIdIfWarm(keyId: Uint8Array): DataKey | undefined {
-    const now = this.clock();
-    if (this.#isStale(now)) return undefined;
-    this.#refreshWhenDue(now);
-    return this.#records.byBytes(keyId);
+    return this.#isFresh(this.clock()) ? this.#records.byBytes(keyId) : undefined;
+  }
+
+  /**
+   * Whether what is sealed under this key should be sealed anew: the key stopped sealing longer ago than `resealAfterMs`, and another one seals.
+   *
+   * @param keyId - 12 bytes.
+   */
+  isResealDue(keyId: Uint8Array): boolean {
+    if (this.currentIfWarm() === undefined) return false;
+    const stopsAt = this.#stopsAt.get(latin1(keyId, 0, KEY_ID_BYTES));
+    return stopsAt !== undefined && this.clock() >= stopsAt + this.#resealAfterMs;
   }
 
   /**
@@ -264,16 +388,14 @@ export class KeyRing {
 
   /**
    * Reads the ring, merges it with what this process knows, and unwraps what it can. Callers at the same time share one run. The ring
-   * does so by itself; to be called before a look at {@link KeyRing.status}, or at start, so that the first request is warm.
+   * does so by itself; to be called before a look at {@link KeyRing.status}.
    *
    * @throws SealedSessionError `KEY_UNAVAILABLE` when the ring cannot be read, `CLOSED`. A record that no KMS opens is no error here.
    */
   async refresh(): Promise<void> {
     this.#refuseClosed();
-    this.#refreshing ??= this.#refresh().finally(() => {
-      this.#refreshing = undefined;
-    });
-    return this.#refreshing;
+    await this.#whileClosing(this.#reader.refresh()).finally(() => this.#arm());
+    for (const keyId of this.#reader.storedIds) this.#unknown.delete(keyId);
   }
 
   /**
@@ -288,11 +410,65 @@ export class KeyRing {
     this.#refuseClosed();
     const delayMs = requireInteger(
       "delayMs",
-      options.delayMs ?? 2 * this.#refreshIntervalMs,
+      options.delayMs ?? LEAST_LEAD_INTERVALS * this.#refreshIntervalMs,
       0,
       2 * this.#rotationPeriodMs,
     );
-    return this.#enqueuePublish(delayMs, false);
+    return this.#whileClosing(this.#publisher.publish({ delayMs }));
+  }
+
+  /**
+   * Revokes a key: what it sealed counts as gone, here at once and in other processes at their next refresh. A key that seals is replaced first.
+   * Somebody who can write the ring can take a revocation back for processes that start later: list the id in `revokedKeyIds` as well.
+   *
+   * @param keyId - In base64url, as {@link KeyRing.status} shows it.
+   * @throws SealedSessionError `KEY_UNAVAILABLE` when the ring's store does not take it; `CLOSED`. RangeError when the ring has no such key.
+   */
+  async revoke(keyId: string): Promise<void> {
+    await this.#readFor(keyId);
+    if (this.#current?.keyId === keyId) {
+      // Nobody must be kept from revoking by a KMS that makes no key now.
+      await this.#publisher.publish({ delayMs: 0 }).catch((error: unknown) => this.#reportFailedRotation(error));
+    }
+    await this.#whileClosing(this.#publisher.setState(keyId, RecordState.revoked));
+    report({ type: "key-revoked", ring: this.name, keyId });
+  }
+
+  /**
+   * Retires a key that no session needs any more: its record becomes a tombstone without wraps, so that nothing can open what it sealed, wherever
+   * copies of that lie (crypto-shredding). The ring does so by itself where `rotation` is automatic.
+   *
+   * @param keyId - In base64url, as {@link KeyRing.status} shows it.
+   * @throws SealedSessionError `KEY_IN_USE` while the key may seal, something is sealed under it, or nothing is attached to the ring that could
+   *   count; `STORE_UNAVAILABLE`, `KEY_UNAVAILABLE`, `CLOSED`. RangeError when the ring has no such key.
+   */
+  async retire(keyId: string): Promise<void> {
+    await this.#readFor(keyId);
+    const entry = this.#records.get(keyId) as RingEntry;
+    const stopsAt = Math.min(this.#stopsAtOf(entry), entry.record.activatesAt + this.#maxSealingAgeMs);
+    const isRevoked = entry.record.state !== RecordState.enabled;
+    if (!isRevoked && (await this.#publisher.now()) < stopsAt + LEAST_LEAD_INTERVALS * this.#refreshIntervalMs) {
+      throw new SealedSessionError("KEY_IN_USE", `ring ${this.name}: some process may still seal with this key`);
+    }
+    if (this.#populations.length === 0) {
+      throw new SealedSessionError(
+        "KEY_IN_USE",
+        `ring ${this.name}: no session store of this process counts what the key sealed`,
+      );
+    }
+    const sessions = (await this.#countAll()).get(keyId) ?? 0;
+    if (sessions > 0)
+      throw new SealedSessionError("KEY_IN_USE", `ring ${this.name}: ${sessions} sessions are sealed under this key`);
+    await this.#writeTombstone(keyId);
+  }
+
+  /**
+   * Attaches what is sealed under this ring's keys, so that no key retires before its time. A {@link SessionStore} does so for itself.
+   *
+   * @internal
+   */
+  attach(population: Population): void {
+    this.#populations.push(population);
   }
 
   /**
@@ -317,136 +493,211 @@ export class KeyRing {
     for (const [, { dataKey }] of this.#records.entries()) dataKey?.reseed();
   }
 
-  /** Forgets all keys. The ring cannot be used afterwards; the store and the KMS are left alone. */
+  /** Forgets all keys and stops its timer. The ring cannot be used afterwards; the store and the KMS are left alone. */
   close(): void {
     this.#closed = true;
+    this.#cancelTimer?.();
     this.#records.close();
     this.#current = undefined;
     this.#chooseAgainAt = Number.POSITIVE_INFINITY;
   }
 
-  /** One after the other: an emergency must not be answered with a key that somebody else ordered for later. */
-  #enqueuePublish(delayMs: number, unlessCurrent: boolean): Promise<string> {
-    const published = this.#lastPublish.then(() => this.#publish(delayMs, unlessCurrent));
-    this.#lastPublish = published.catch(() => undefined);
-    return published;
-  }
-
   async #start(): Promise<DataKey> {
     try {
-      await this.refresh();
+      await this.#catchUp();
     } catch (error) {
       // The ring cannot be read: what this process knows goes on.
       if (this.#chooseNow() === undefined) throw error;
     }
     if (this.#current === undefined && this.#mayPublish()) {
-      await this.#enqueuePublish(0, true);
-      // Where new keys do not open either, more of them would only fill the ring.
-      if (this.#current === undefined) {
-        this.#publishPauseMs = Math.min(
-          Math.max(2 * this.#publishPauseMs, this.#refreshIntervalMs),
-          this.#rotationPeriodMs,
-        );
-      } else {
-        this.#publishPauseMs = 0;
-      }
+      await this.#whileClosing(this.#publisher.publish({ delayMs: 0, unless: () => this.#current?.keyId }));
     }
-    if (this.#current === undefined) {
-      throw this.#unavailable(
-        "no key may seal yet: none is both opened by a KMS and confirmed by a second copy",
-        this.#records.failure(),
-      );
-    }
-    return this.#current;
-  }
-
-  async #refresh(): Promise<void> {
-    const read = this.#fromStore("the ring cannot be read", () => this.#store.read(this.name));
-    const stored = (
-      await read.finally(() => {
-        this.#checkedAt = this.clock();
-      })
-    ).filter(({ keyId }) => isKeyId(keyId));
-    this.#refuseClosed();
-    this.#storedIds = stored.map(({ keyId }) => keyId);
-    this.#records.merge(stored, this.clock());
-    // A key that the ring has just revoked must not seal while the KMS is asked about others.
-    this.#chooseNow();
-    await this.#records.verify();
-    await Promise.all(this.#records.entries().map(([keyId, entry]) => this.#secure(keyId, entry)));
-    this.#refuseClosed();
-    for (const { keyId } of stored) this.#unknown.delete(keyId);
-    this.#chooseNow();
-  }
-
-  async #refreshOrReport(): Promise<void> {
-    try {
-      await this.refresh();
-    } catch (error) {
-      report({ type: "ring-refresh-failed", ring: this.name, code: codeOf((error as Error).cause ?? error) });
-    }
-  }
-
-  /** Only once the ring was read at all, and not again before a whole interval, whatever comes of it. */
-  #refreshWhenDue(now: number): void {
-    if (this.#checkedAt === NEVER || elapsed(now, this.#checkedAt) < this.#refreshIntervalMs) return;
-    if (this.#refreshing === undefined && !this.#closed) void this.#refreshOrReport();
-  }
-
-  /** After a long idle time the first call reads the ring before it trusts what it knew: a key may have been revoked meanwhile. */
-  #isStale(now: number): boolean {
-    return this.#checkedAt !== NEVER && elapsed(now, this.#checkedAt) > STALE_INTERVALS * this.#refreshIntervalMs;
-  }
-
-  /**
-   * Puts a verified record back where it was lost or altered, and makes sure, once, that one which may soon seal lies in more than one place
-   * (format 5.4).
-   */
-  async #secure(keyId: string, entry: RingEntry): Promise<void> {
-    if (!entry.verified) return;
-    const { record, stored } = entry;
-    const copy = stored === undefined ? undefined : decodeRecord(stored);
-    const intact = copy !== undefined && this.#covers(copy, record);
-    const isYoung =
-      elapsed(this.clock(), record.activatesAt) <= this.#maxSealingAgeMs || record.activatesAt > this.clock();
-    const needed = entry.dataKey !== undefined && isYoung && !entry.confirmed && !this.#hasSettled(entry);
-    if (intact && !needed) return;
-    try {
-      const bytes = intact ? (stored as Uint8Array) : encodeRecord(record);
-      const condition = stored === undefined ? {} : { expected: stored };
-      const { written, durable } = await this.#store.write(this.name, keyId, bytes, condition);
-      if (!written) return;
-      entry.stored = bytes;
-      entry.confirmed = durable;
-      if (!intact) report({ type: "key-record-restored", ring: this.name, keyId });
-    } catch (error) {
-      report({ type: "ring-refresh-failed", ring: this.name, code: codeOf(error) });
-    }
-  }
-
-  /**
-   * Whether a copy says all that a record says and it has room for, and perhaps more. Of a wrap by a KMS that is not ours nobody here knows which
-   * of two is right: two processes that both insisted would write for ever.
-   */
-  #covers(copy: KeyRecord, record: KeyRecord): boolean {
-    return (
-      copy.state === record.state &&
-      copy.activatesAt === record.activatesAt &&
-      equal(copy.commitment, record.commitment) &&
-      mergeRecords(copy, record).wraps.length === copy.wraps.length &&
-      record.wraps
-        .filter(({ kms }) => this.#kms.has(kms))
-        .every(({ kms, wrapped }) => copy.wraps.some((wrap) => wrap.kms === kms && equal(wrap.wrapped, wrapped)))
+    if (this.#current !== undefined) return this.#current;
+    throw this.#unavailable(
+      "no key may seal yet: none is both opened by a KMS and confirmed by a second copy",
+      this.#records.failure(),
     );
   }
 
-  #hasSettled(entry: RingEntry): boolean {
-    return this.clock() >= this.#settlesAt(entry);
+  /** Not while a young key only waits to be confirmed, or for a KMS that gives no answer now. */
+  #mayPublish(): boolean {
+    const hopeful = this.#records
+      .entries()
+      .filter(([keyId, entry]) => entry.dataKey !== undefined || this.#records.isPending(keyId, entry))
+      .map(([, entry]) => entry.record);
+    return (
+      this.#isAutomatic &&
+      chooseCurrent(hopeful, this.clock(), { maxSealingAgeMs: this.#maxSealingAgeMs }) === undefined &&
+      !this.#publisher.isPausing
+    );
   }
 
-  /** When a record has been in sight for so long that it counts as copied. */
-  #settlesAt({ record, firstSeenAt }: RingEntry): number {
-    return Math.min(record.activatesAt, firstSeenAt) + 2 * this.#refreshIntervalMs;
+  /** Shared by all who find the ring cold, or stale after a time in which no timer ran. */
+  #catchUp(): Promise<void> {
+    this.#catchingUp ??= this.refresh()
+      .finally(() => this.#recheckWhenDue())
+      .finally(() => {
+        this.#catchingUp = undefined;
+      });
+    return this.#catchingUp;
+  }
+
+  async #catchUpOrReport(): Promise<void> {
+    try {
+      await this.#catchUp();
+    } catch (error) {
+      this.#reportFailedRefresh(error);
+    }
+  }
+
+  /** What this process does for the ring in each refresh interval. Never rejects. */
+  async #maintain(): Promise<void> {
+    try {
+      await this.refresh();
+    } catch (error) {
+      this.#reportFailedRefresh(error);
+    }
+    await this.#recheckWhenDue();
+    if (!this.#isAutomatic) return;
+    try {
+      await this.#publishWhenDue();
+      await this.#retireWhenDue();
+    } catch (error) {
+      this.#reportFailedRotation(error);
+    }
+  }
+
+  #maintainInBackground(): void {
+    if (this.#closed) return;
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
+    this.#maintaining ??= this.#maintain().finally(() => {
+      this.#maintaining = undefined;
+      this.#arm();
+    });
+  }
+
+  /** The next maintenance, up to a quarter of the interval sooner: a fleet that started at once must not read at once for ever. */
+  #arm(): void {
+    if (this.#closed || this.#cancelTimer !== undefined || this.#maintaining !== undefined) return;
+    const delayMs = Math.ceil(this.#refreshIntervalMs * (1 - this.#draw() / 4));
+    this.#cancelTimer = this.#schedule(() => this.#maintainInBackground(), delayMs);
+  }
+
+  /** A number from 0 to 1. */
+  #draw(): number {
+    const bytes = new Uint8Array(4);
+    this.random(bytes);
+    return new DataView(bytes.buffer).getUint32(0) / 2 ** 32;
+  }
+
+  /** Asks the KMSs again, a refresh interval early rather than late. */
+  async #recheckWhenDue(): Promise<void> {
+    const now = this.clock();
+    const isFirst = this.#recheckedAt === NEVER;
+    if (!isFirst && elapsed(now, this.#recheckedAt) + this.#refreshIntervalMs < this.#recheckIntervalMs) return;
+    this.#recheckedAt = now;
+    // At first all keys have just been opened.
+    if (isFirst || this.#closed) return;
+    await this.#records.recheck();
+    this.#chooseNow();
+  }
+
+  /** Publishes the next key so far ahead that every process has opened it before it seals. */
+  async #publishWhenDue(): Promise<void> {
+    const leadMs = Math.min(LEAD_INTERVALS * this.#refreshIntervalMs, Math.floor(this.#rotationPeriodMs / 2));
+    const newest = () => this.#newestUsable();
+    const isDue = (entry: RingEntry | undefined): entry is RingEntry =>
+      entry !== undefined && this.clock() >= entry.record.activatesAt + this.#rotationPeriodMs - leadMs;
+    const last = newest();
+    if (!isDue(last) || this.#publisher.isPausing) return;
+    await this.#publisher.publish({
+      delayMs: LEAST_LEAD_INTERVALS * this.#refreshIntervalMs,
+      notBefore: last.record.activatesAt + this.#rotationPeriodMs,
+      unless: () => (isDue(newest()) ? undefined : newest()?.dataKey?.keyId),
+    });
+  }
+
+  #newestUsable(): RingEntry | undefined {
+    let newest: RingEntry | undefined;
+    for (const [, entry] of this.#records.entries()) {
+      if (entry.dataKey === undefined) continue;
+      if (newest === undefined || entry.record.activatesAt > newest.record.activatesAt) newest = entry;
+    }
+    return newest;
+  }
+
+  /**
+   * Retires the keys that nothing can need any more. Each process draws its time within a rotation period, so that as a rule one process counts for
+   * the whole fleet.
+   */
+  async #retireWhenDue(): Promise<void> {
+    if (this.#populations.length === 0) return;
+    const now = this.clock();
+    const longestTtlMs = Math.max(...this.#populations.map(({ maxTtlMs }) => maxTtlMs));
+    const unusedAfterMs = this.#maxSealingAgeMs + longestTtlMs + this.#resealAfterMs + RETIREMENT_SLACK_MS;
+    const isDone = ([, { record, verified }]: [string, RingEntry]) =>
+      verified && record.state !== RecordState.retired && now >= record.activatesAt + unusedAfterMs;
+    const done = this.#records.entries().filter(isDone);
+    for (const keyId of [...this.#retireAt.keys()])
+      if (!done.some(([id]) => id === keyId)) this.#retireAt.delete(keyId);
+    for (const [keyId] of done) {
+      if (!this.#retireAt.has(keyId)) this.#retireAt.set(keyId, now + this.#draw() * this.#rotationPeriodMs);
+    }
+    const due = done.filter(([keyId]) => now >= (this.#retireAt.get(keyId) as number));
+    if (due.length === 0) return;
+    // Refuses when our clock is wrong.
+    await this.#publisher.now();
+    const counts = await this.#countAll();
+    for (const [keyId] of due) {
+      this.#retireAt.set(keyId, now + this.#rotationPeriodMs);
+      const sessions = counts.get(keyId) ?? 0;
+      if (sessions === 0) await this.#writeTombstone(keyId);
+      else report({ type: "key-retirement-refused", ring: this.name, keyId, sessions });
+    }
+  }
+
+  async #countAll(): Promise<ReadonlyMap<string, number>> {
+    const sum = new Map<string, number>();
+    for (const population of this.#populations) {
+      for (const [keyId, count] of await population.count()) sum.set(keyId, (sum.get(keyId) ?? 0) + count);
+    }
+    return sum;
+  }
+
+  async #writeTombstone(keyId: string): Promise<void> {
+    await this.#whileClosing(this.#publisher.setState(keyId, RecordState.retired));
+    report({ type: "key-retired", ring: this.name, keyId });
+  }
+
+  async #readFor(keyId: string): Promise<void> {
+    this.#refuseClosed();
+    if (!isKeyId(keyId)) throw new RangeError(`keyId must be ${KEY_ID_BYTES} bytes in base64url`);
+    await this.refresh();
+    if (this.#records.get(keyId) === undefined) throw new RangeError("keyId must name a key of the ring");
+  }
+
+  /** Whether what this process knows may be used without asking. Has the ring read in the background when its timer is late. */
+  #isFresh(now: number): boolean {
+    if (this.#isStale(now)) return false;
+    if (now >= this.#records.servesUntil) {
+      this.#records.enforceOutageLimit();
+      this.#choose(now);
+    }
+    const { readAt } = this.#reader;
+    if (readAt !== NEVER && elapsed(now, readAt) >= this.#refreshIntervalMs) this.#maintainInBackground();
+    return true;
+  }
+
+  /**
+   * After a long time in which no timer ran the first call asks the ring and the KMS before it trusts what it knew: a key may have been revoked
+   * meanwhile, or the KMS may only seem to have been out.
+   */
+  #isStale(now: number): boolean {
+    const { readAt } = this.#reader;
+    if (readAt === NEVER) return false;
+    if (elapsed(now, readAt) > STALE_INTERVALS * this.#refreshIntervalMs) return true;
+    return now >= this.#records.servesUntil && elapsed(now, this.#recheckedAt) >= this.#recheckIntervalMs;
   }
 
   #chooseNow(): DataKey | undefined {
@@ -455,118 +706,57 @@ export class KeyRing {
   }
 
   #choose(now: number): void {
+    if (this.#closed) return;
     const entries = this.#records.entries().map(([, entry]) => entry);
-    const chosen = this.#chooseAmong(
-      entries.filter((entry) => entry.dataKey !== undefined && (entry.confirmed || this.#hasSettled(entry))),
+    const usable = entries.filter((entry) => this.#reader.maySeal(entry));
+    const policy = { maxSealingAgeMs: this.#maxSealingAgeMs };
+    const record = chooseCurrent(
+      usable.map((entry) => entry.record),
       now,
+      policy,
     );
-    if (chosen?.dataKey !== undefined && chosen.dataKey !== this.#current) {
-      report({ type: "key-current", ring: this.name, keyId: chosen.dataKey.keyId });
+    const chosen = usable.find((entry) => entry.record === record)?.dataKey;
+    if (chosen !== undefined && chosen !== this.#current) {
+      report({ type: "key-current", ring: this.name, keyId: chosen.keyId });
     }
-    this.#current = chosen?.dataKey;
+    this.#current = chosen;
     this.#chosenAt = now;
+    const opened = entries.filter(({ dataKey }) => dataKey !== undefined);
+    this.#stopsAt = endsOfSealing(
+      opened.map((entry) => entry.record),
+      policy,
+    );
     // Nothing changes before the next key's time, the settling of one that is not confirmed, or the end of the current one's.
-    const end = chosen === undefined ? Number.POSITIVE_INFINITY : chosen.record.activatesAt + this.#maxSealingAgeMs + 1;
-    this.#chooseAgainAt = end;
+    this.#chooseAgainAt =
+      record === undefined ? Number.POSITIVE_INFINITY : record.activatesAt + this.#maxSealingAgeMs + 1;
     for (const entry of entries) {
-      for (const time of [entry.record.activatesAt, this.#settlesAt(entry)]) {
+      for (const time of [entry.record.activatesAt, this.#reader.settlesAt(entry)]) {
         if (time > now && time < this.#chooseAgainAt) this.#chooseAgainAt = time;
       }
     }
   }
 
-  #chooseAmong(entries: readonly RingEntry[], now: number): RingEntry | undefined {
-    const records = entries.map(({ record }) => record);
-    const chosen = chooseCurrent(records, now, { maxSealingAgeMs: this.#maxSealingAgeMs });
-    return entries.find(({ record }) => record === chosen);
+  #stopsAtOf({ record }: RingEntry): number {
+    return this.#stopsAt.get(latin1(record.commitment, 0, KEY_ID_BYTES)) ?? Number.POSITIVE_INFINITY;
   }
 
-  async #publish(delayMs: number, unlessCurrent: boolean): Promise<string> {
-    for (let attempt = 1; attempt <= PUBLISH_ATTEMPTS; attempt++) {
-      await this.#refreshAnew();
-      if (unlessCurrent && this.#current !== undefined) return this.#current.keyId;
-      // Taken before the KMS is asked: whoever publishes meanwhile is noticed. The condition only avoids duplicates, so the last attempt goes
-      // without: somebody who keeps changing the ring must not be able to stop a rotation.
-      const before = this.#storedIds;
-      const condition = attempt < PUBLISH_ATTEMPTS ? { onlyIfKeyIds: before } : {};
-      const activatesAt = (await this.#earliestActivation()) + delayMs;
-      const record = await this.#kms.generate(activatesAt);
-      this.#refuseClosed();
-      const keyId = keyIdOf(record);
-      const bytes = encodeRecord(record);
-      const { written } = await this.#fromStore("the ring cannot be written", () =>
-        this.#store.write(this.name, keyId, bytes, condition),
-      );
-      if (written) {
-        this.#publishedAt = this.clock();
-        this.#records.want(keyId);
-        report({ type: "key-published", ring: this.name, keyId, activatesAt });
-      }
-      // Read back from the primary, also to learn who was first.
-      await this.#refreshAnew();
-      if (written) return keyId;
-      // Not one that was there already, perhaps the very key to be replaced; nor, in an emergency, one that does not seal yet.
-      const other = this.status().find(
-        (key) =>
-          (key.state === "current" || (key.state === "pre-active" && delayMs > 0)) &&
-          !before.includes(key.keyId) &&
-          Math.abs(key.activatesAt - activatesAt) <= this.#refreshIntervalMs,
-      );
-      if (other !== undefined) return other.keyId;
-    }
-    throw this.#unavailable("the ring store did not take the new key");
-  }
-
-  /**
-   * Not while a young key only waits to be confirmed, or for a KMS that gives no answer now; and not again and again where new keys do not
-   * open either.
-   */
-  #mayPublish(): boolean {
-    const now = this.clock();
-    const hopeful = this.#records
-      .entries()
-      .filter(([keyId, entry]) => entry.dataKey !== undefined || this.#records.isPending(keyId, entry));
-    if (
-      this.#chooseAmong(
-        hopeful.map(([, entry]) => entry),
-        now,
-      ) !== undefined
-    )
-      return false;
-    return elapsed(now, this.#publishedAt) >= this.#publishPauseMs;
-  }
-
-  /** Whatever keeps the store from answering means that the key is not to be had. */
-  async #fromStore<T>(failure: string, call: () => Promise<T>): Promise<T> {
+  /** A ring that was closed meanwhile says so, whatever else came of it. */
+  async #whileClosing<T>(work: Promise<T>): Promise<T> {
     try {
-      return await call();
-    } catch (cause) {
-      throw this.#unavailable(failure, cause);
+      return await work;
+    } finally {
+      this.#refuseClosed();
     }
   }
 
-  async #refreshAnew(): Promise<void> {
-    // One that is under way may have read the ring already.
-    if (this.#refreshing !== undefined) await this.refresh();
-    await this.refresh();
+  #reportFailedRefresh(error: unknown): void {
+    if (this.#closed) return;
+    report({ type: "ring-refresh-failed", ring: this.name, code: codeOf((error as Error).cause ?? error) });
   }
 
-  /**
-   * The time by the store's clock (format 5.5), and later than that of the key which seals now, so that the new one follows it. In a ring without
-   * a key our own clock counts when it is behind, so that the first key is not in our future.
-   */
-  async #earliestActivation(): Promise<number> {
-    const storeNow = await this.#fromStore("the ring store's clock cannot be read", () => this.#store.now());
-    const now = this.clock();
-    if (Math.abs(now - storeNow) > this.#refreshIntervalMs) {
-      throw new SealedSessionError(
-        "CLOCK_SKEW",
-        `this process's clock and the ring store's differ by more than ${this.#refreshIntervalMs} ms`,
-      );
-    }
-    if (this.#current === undefined) return Math.min(now, storeNow);
-    const { activatesAt } = this.#records.get(this.#current.keyId)?.record ?? { activatesAt: 0 };
-    return Math.max(storeNow, activatesAt + 1);
+  #reportFailedRotation(error: unknown): void {
+    if (this.#closed) return;
+    report({ type: "ring-rotation-failed", ring: this.name, code: codeOf(error) });
   }
 
   #unavailable(reason: string, cause?: unknown): SealedSessionError {
@@ -576,4 +766,11 @@ export class KeyRing {
   #refuseClosed(): void {
     if (this.#closed) throw new SealedSessionError("CLOSED", `ring ${this.name}: it was closed`);
   }
+}
+
+function requireKeyIds(keyIds: readonly string[]): ReadonlySet<string> {
+  for (const keyId of keyIds) {
+    if (!isKeyId(keyId)) throw new RangeError(`revokedKeyIds must hold key ids: ${KEY_ID_BYTES} bytes in base64url`);
+  }
+  return new Set(keyIds);
 }

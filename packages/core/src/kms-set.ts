@@ -15,48 +15,70 @@ import {
   type WrappedKey,
 } from "./data-key.js";
 import { report } from "./diagnostics.js";
-import { codeOf, hasCode, KmsError, SealedSessionError } from "./errors.js";
-import type { EncryptionContext, Kms, KmsCallOptions } from "./kms.js";
+import { codeOf, hasCode, SealedSessionError } from "./errors.js";
+import type { EncryptionContext, Kms } from "./kms.js";
+import { KmsGate } from "./kms-gate.js";
+import type { Schedule } from "./schedule.js";
 
 /** What came of opening a record. */
 export interface UnwrapOutcome {
   /** The verified key, or `undefined`. */
   readonly dataKey: DataKey | undefined;
+  /** The name of the KMS that opened it, or `undefined`. */
+  readonly kms: string | undefined;
   /** A KMS was asked, and each that was asked answered that these bytes do not open. `false` when one could not answer. */
   readonly refused: boolean;
   /** The last KMS's error. */
   readonly failure: unknown;
 }
 
+/** How a {@link KmsSet} behaves. Times are in milliseconds. */
+export interface KmsSetOptions {
+  /** After which a call counts as unanswered: a KMS that hangs must not hang the ring. */
+  readonly timeoutMs: number;
+  /** Milliseconds since 1970-01-01T00:00:00Z. */
+  readonly clock: () => number;
+  /** How time passes. */
+  readonly schedule: Schedule;
+  /** How the data keys behave that are opened. */
+  readonly dataKeys: DataKeyOptions;
+}
+
+interface Member {
+  readonly kms: Kms;
+  readonly gate: KmsGate;
+}
+
 /** One to eight KMSs with names of their own, in the order of preference. */
 export class KmsSet {
   readonly #ring: string;
-  readonly #members: readonly Kms[];
-  readonly #timeoutMs: number;
-  readonly #dataKeyOptions: DataKeyOptions;
+  readonly #members: readonly Member[];
+  readonly #options: KmsSetOptions;
 
-  /**
-   * @param timeoutMs - After which a call counts as unanswered: a KMS that hangs must not hang the ring.
-   * @throws TypeError or RangeError when a member is not a KMS, or the set is empty, too large or has a name twice.
-   */
-  constructor(ring: string, kms: Kms | readonly Kms[], timeoutMs: number, dataKeyOptions: DataKeyOptions) {
-    this.#timeoutMs = timeoutMs;
+  /** @throws TypeError or RangeError when a member is not a KMS, or the set is empty, too large or has a name twice. */
+  constructor(ring: string, kms: Kms | readonly Kms[], options: KmsSetOptions) {
     this.#ring = ring;
-    this.#members = Array.isArray(kms) ? [...(kms as readonly Kms[])] : [kms as Kms];
-    this.#dataKeyOptions = dataKeyOptions;
-    requireInteger("kms.length", this.#members.length, 1, MAX_WRAPS);
-    for (const member of this.#members) {
+    this.#options = options;
+    const list = Array.isArray(kms) ? [...(kms as readonly Kms[])] : [kms as Kms];
+    requireInteger("kms.length", list.length, 1, MAX_WRAPS);
+    for (const member of list) {
       requireMethods("kms", member, "generate", "wrap", "unwrap");
       requireUtf8("kms.name", member.name, 1, MAX_KMS_NAME_BYTES);
     }
-    if (new Set(this.#members.map(({ name }) => name)).size < this.#members.length) {
+    if (new Set(list.map(({ name }) => name)).size < list.length) {
       throw new RangeError("every kms must have a name of its own");
     }
+    this.#members = list.map((member) => ({ kms: member, gate: this.#gateOf(member.name) }));
+  }
+
+  /** Names of the KMSs, in the order of preference. */
+  get names(): readonly string[] {
+    return this.#members.map(({ kms }) => kms.name);
   }
 
   /** @returns Whether one of the KMSs has this name. */
   has(name: string): boolean {
-    return this.#members.some((member) => member.name === name);
+    return this.#members.some(({ kms }) => kms.name === name);
   }
 
   /**
@@ -70,17 +92,20 @@ export class KmsSet {
     let bytes: Uint8Array | undefined;
     let failure: unknown;
     try {
-      for (const kms of this.#members) {
+      for (const { kms, gate } of this.#members) {
         try {
           if (bytes === undefined) {
-            const generated = await this.#ask(kms, (options) => kms.generate(context, options));
+            const generated = await gate.run(
+              (options) => kms.generate(context, options),
+              ({ dataKey }) => wipe(dataKey),
+            );
             bytes = generated.dataKey;
             wraps.push({ kms: kms.name, wrapped: generated.wrapped });
           } else {
             const dataKey = bytes;
             wraps.push({
               kms: kms.name,
-              wrapped: await this.#ask(kms, (options) => kms.wrap(dataKey, context, options)),
+              wrapped: await gate.run((options) => kms.wrap(dataKey, context, options)),
             });
           }
         } catch (error) {
@@ -107,14 +132,14 @@ export class KmsSet {
     let asked = 0;
     let refused = 0;
     let failure: unknown;
-    for (const kms of this.#members) {
+    for (const { kms, gate } of this.#members) {
       const wrap = record.wraps.find((candidate) => candidate.kms === kms.name);
       if (wrap === undefined) continue;
       asked++;
       try {
-        const bytes = await this.#ask(kms, (options) => kms.unwrap(wrap.wrapped, context, options));
+        const bytes = await gate.run((options) => kms.unwrap(wrap.wrapped, context, options), wipe);
         const dataKey = this.#verified(bytes, record.commitment);
-        if (dataKey !== undefined) return { dataKey, refused: false, failure: undefined };
+        if (dataKey !== undefined) return { dataKey, kms: kms.name, refused: false, failure: undefined };
         refused++;
       } catch (error) {
         failure = error;
@@ -122,13 +147,13 @@ export class KmsSet {
         this.#reportFailure(kms, error);
       }
     }
-    return { dataKey: undefined, refused: asked > 0 && refused === asked, failure };
+    return { dataKey: undefined, kms: undefined, refused: asked > 0 && refused === asked, failure };
   }
 
   #verified(bytes: Uint8Array, commitment: Uint8Array): DataKey | undefined {
     try {
       if (bytes.length !== KEY_BYTES) return undefined;
-      const dataKey = new DataKey(bytes, this.#dataKeyOptions);
+      const dataKey = new DataKey(bytes, this.#options.dataKeys);
       if (equal(dataKey.commitment, commitment)) return dataKey;
       dataKey.wipe();
       return undefined;
@@ -137,23 +162,21 @@ export class KmsSet {
     }
   }
 
-  #ask<T>(kms: Kms, call: (options: KmsCallOptions) => Promise<T>): Promise<T> {
-    const signal = AbortSignal.timeout(this.#timeoutMs);
-    return new Promise((resolve, reject) => {
-      const expire = () => {
-        const message = `no answer within ${this.#timeoutMs} ms`;
-        reject(new KmsError("KMS_UNREACHABLE", message, { kms: kms.name }));
-      };
-      signal.addEventListener("abort", expire, { once: true });
-      call({ signal })
-        .then(resolve, reject)
-        .finally(() => signal.removeEventListener("abort", expire));
-    });
+  #gateOf(kms: string): KmsGate {
+    const { clock, schedule, timeoutMs, dataKeys } = this.#options;
+    const onChange = (open: boolean) =>
+      report({ type: open ? "kms-circuit-opened" : "kms-circuit-closed", ring: this.#ring, kms });
+    return new KmsGate({ kms, clock, schedule, timeoutMs, random: dataKeys.random, onChange });
   }
 
   #reportFailure(kms: Kms, error: unknown): void {
     report({ type: "kms-failed", ring: this.#ring, kms: kms.name, code: codeOf(error) });
   }
+}
+
+/** For what a KMS answers after its time: nobody waits for it any more. */
+function wipe(bytes: Uint8Array): void {
+  bytes.fill(0);
 }
 
 /** What every wrap of a record is bound to (format 5.2). */

@@ -1,7 +1,7 @@
 /**
  * The port to a key management service: it makes, wraps and unwraps data keys, and never sees a session.
  *
- * The key ring calls it once for each data key and process, never in a warm request.
+ * The key ring calls it once for each data key and process and then once every few minutes, never in a warm request.
  */
 
 /**
@@ -27,10 +27,10 @@ export interface KmsCallOptions {
 /**
  * A key management service holding one key-encryption key.
  *
- * Every method rejects with a {@link KmsError} of one of four codes: `KMS_DENIED` (it refuses: no permission, or bytes and
- * context that do not belong together), `KMS_DISABLED` (the key is disabled, pending deletion or gone), `KMS_THROTTLED`,
- * `KMS_UNREACHABLE` (also a time-out). The ring sends a record that every KMS denied again only after five refresh intervals, and
- * after any other failure at each refresh. Data keys that a process has opened serve on through all four.
+ * Every method rejects with a {@link KmsError} of one of four codes. Two are answers: `KMS_DENIED` (it knows who asks and refuses: no permission,
+ * or bytes and context that do not belong together) and `KMS_DISABLED` (the key is disabled, pending deletion or gone). A process that is given
+ * one of them for a data key that it had opened forgets the key, and its sessions count as gone. The other two are outages, through which data keys
+ * in memory serve on: `KMS_THROTTLED`, and `KMS_UNREACHABLE` (also a time-out, credentials that expired, a wrong clock). When in doubt it is an outage.
  */
 export interface Kms {
   /** Names the key-encryption key in key records: 1 to 64 bytes of UTF-8, the same in every process of a fleet. */

@@ -1,38 +1,49 @@
 /**
- * The key records that this process knows: merged from what the store held, verified by the KMSs, and the rule that chooses among
- * them (format 1.3, 5.3 to 5.5). The key ring decides when to read, publish and seal.
+ * The key records that this process knows: merged from what the store held, verified by the KMSs, and asked about again from time to time
+ * (format 1.3, 5.3 and 5.4). Nothing here reads or writes the store.
  */
-import { equal, fromBase64url, latin1 } from "./bytes.js";
+import { base64url, equal, fromBase64url, latin1 } from "./bytes.js";
 import { type DataKey, decodeRecord, type KeyRecord, keyIdOf, mergeRecords, RecordState } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { KEY_ID_BYTES } from "./envelope.js";
-import { revoked, SealedSessionError } from "./errors.js";
+import { denied, revoked, SealedSessionError } from "./errors.js";
 import type { StoredKeyRecord } from "./key-ring-store.js";
-import type { KmsSet } from "./kms-set.js";
+import type { KmsSet, UnwrapOutcome } from "./kms-set.js";
 
 /** Records that this process keeps: a ring holds a handful, and somebody else's junk must not fill the memory. */
 const MAX_ENTRIES = 1024;
 /** Records that one run of `verify` sends to the KMSs. */
 const MAX_VERIFIED_AT_ONCE = 64;
 const CONCURRENT_CALLS = 8;
+/** Wraps of one record whose outcome is remembered. */
+const MAX_JUDGED_WRAPS = 64;
 
 /**
  * Where a key stands in its life, as one process sees it: `pre-active` before its time; `current` while it seals; `open-only` when its time
  * has come and another key seals, or it waits for a second copy to be confirmed; `revoked` and `retired` as its record or the
- * configuration says; `unverified` while no KMS has opened its record.
+ * configuration says; `denied` when the KMS that had opened it refuses it now; `unverified` while no KMS has opened its record, or none
+ * has answered for the outage limit.
  */
-export type KeyState = "pre-active" | "current" | "open-only" | "revoked" | "retired" | "unverified";
+export type KeyState = "pre-active" | "current" | "open-only" | "revoked" | "retired" | "denied" | "unverified";
 
 /** What this process knows of one key. */
 export interface RingEntry {
   /** The record, merged from all copies seen. */
   record: KeyRecord;
-  /** The bytes in the store when they were last read; `undefined` when they had gone from there. */
-  stored: Uint8Array | undefined;
+  /** What the copies in the store say, while none of them is verified. */
+  candidates: readonly KeyRecord[];
+  /** The different bytes in the store when it was last read: none when they had gone from there, several where its places differ. */
+  copies: readonly Uint8Array[];
   /** The verified key; `undefined` while no KMS has opened it, and once it may not be used any more. */
   dataKey: DataKey | undefined;
   /** A KMS has opened the record once: what it says of the key, apart from its state, is true. */
   verified: boolean;
+  /** The KMS that opened it last. */
+  openedBy: string | undefined;
+  /** When a KMS last said that this process may use the key. */
+  allowedAt: number;
+  /** The KMSs refuse the wraps that they had opened before. */
+  denied: boolean;
   /** When this process first saw the record, by its clock. */
   readonly firstSeenAt: number;
   /** The stored bytes were read back from the primary and confirmed by a second copy. */
@@ -43,6 +54,8 @@ export interface RingEntry {
   failure: unknown;
   /** A record with the same key id and another commitment than the verified one, to be looked into. */
   stranger: KeyRecord | undefined;
+  /** Other wraps of the verified key by KMSs of ours, in base64url, and whether they open; `undefined` while that is not known. */
+  readonly otherWraps: Map<string, { readonly kms: string; readonly wrapped: Uint8Array; opens: boolean | undefined }>;
 }
 
 /** How {@link RingRecords} behaves. Times are in milliseconds. */
@@ -53,6 +66,8 @@ export interface RingRecordsOptions {
   readonly maxAheadMs: number;
   /** For how long a record that every KMS refused is not sent to them again. */
   readonly refusedRetryMs: number;
+  /** For how long a key serves without a KMS saying that it may. */
+  readonly outageLimitMs: number;
   /** Key ids that count as revoked whatever their record says. */
   readonly revoked: ReadonlySet<string>;
 }
@@ -69,12 +84,23 @@ export class RingRecords {
   readonly #wanted = new Set<string>();
   /** Ids under which the store holds something that is no record, or none that may be used. */
   readonly #unreadable = new Set<string>();
+  #servesUntil = Number.POSITIVE_INFINITY;
   #closed = false;
 
   constructor(ring: string, kms: KmsSet, options: RingRecordsOptions) {
     this.#ring = ring;
     this.#kms = kms;
     this.#options = options;
+  }
+
+  /** When the first key at hand has been without an answer of its KMS for the outage limit, in milliseconds since 1970-01-01T00:00:00Z. */
+  get servesUntil(): number {
+    return this.#servesUntil;
+  }
+
+  /** Whether the ring was closed. */
+  get isClosed(): boolean {
+    return this.#closed;
   }
 
   /** All entries with their key ids. */
@@ -94,6 +120,7 @@ export class RingRecords {
     if (entry?.record.state === RecordState.retired) {
       throw new SealedSessionError("KEY_RETIRED", "the data key of this envelope was retired");
     }
+    if (entry?.denied) throw denied(entry.failure);
     return entry?.dataKey;
   }
 
@@ -107,16 +134,21 @@ export class RingRecords {
    * revoked or retired stays so, whatever is written under its id.
    */
   merge(stored: readonly StoredKeyRecord[], now: number): void {
-    const found = new Set(stored.map(({ keyId }) => keyId));
+    if (this.#closed) return;
+    const found = new Map<string, Uint8Array[]>();
+    for (const { keyId, record } of stored) {
+      const copies = found.get(keyId) ?? [];
+      if (!copies.some((copy) => equal(copy, record))) found.set(keyId, [...copies, record]);
+    }
     // What has gone makes room first.
     for (const [keyId, entry] of this.#entries) {
       if (found.has(keyId)) continue;
-      if (entry.verified || entry.record.state !== RecordState.enabled) entry.stored = undefined;
+      if (entry.verified || entry.record.state !== RecordState.enabled) entry.copies = [];
       else this.#entries.delete(keyId);
     }
     this.#unreadable.clear();
-    for (const { keyId, record } of stored) {
-      if (!this.#mergeOne(keyId, record, now)) this.#unreadable.add(keyId);
+    for (const [keyId, copies] of found) {
+      if (!this.#mergeCopies(keyId, copies, now)) this.#unreadable.add(keyId);
     }
   }
 
@@ -127,6 +159,19 @@ export class RingRecords {
     this.#wanted.add(keyId);
   }
 
+  /** Takes a {@link RingRecords.want} back: the ring has no such key. */
+  forget(keyId: string): void {
+    this.#wanted.delete(keyId);
+  }
+
+  /** Gives a known key a state that this process is about to write. */
+  setState(keyId: string, state: RecordState): void {
+    const entry = this.#entries.get(keyId);
+    if (entry === undefined) return;
+    entry.record = { ...entry.record, state, wraps: state === RecordState.retired ? [] : entry.record.wraps };
+    this.#drop(keyId, entry);
+  }
+
   /** Whether the store holds something under this id that is no record which this process could use. */
   isUnreadable(keyId: string): boolean {
     return this.#unreadable.has(keyId);
@@ -135,23 +180,85 @@ export class RingRecords {
   /**
    * Asks the KMSs for the enabled records that are not verified yet, some at a time: first those that are needed, last those that were
    * refused before, else the newest first. Never rejects: failures stay with their entries.
+   *
+   * @param which - `wanted` leaves out what nobody has asked for.
    */
-  async verify(): Promise<void> {
+  async verify(which: "all" | "wanted" = "all"): Promise<void> {
     const rank = (keyId: string, { refusedAt }: RingEntry) =>
       this.#wanted.has(keyId) ? 0 : refusedAt === undefined ? 1 : 2;
     const waiting = this.entries()
-      .filter(([keyId, entry]) => this.#mayVerify(keyId, entry))
+      .filter(([keyId, entry]) => (which === "all" || this.#wanted.has(keyId)) && this.#mayVerify(keyId, entry))
       .sort(([p, a], [q, b]) => rank(p, a) - rank(q, b) || b.record.activatesAt - a.record.activatesAt)
       .slice(0, MAX_VERIFIED_AT_ONCE);
-    while (waiting.length > 0) {
-      await Promise.all(waiting.splice(0, CONCURRENT_CALLS).map(([keyId, entry]) => this.#verify(keyId, entry)));
+    await inGroups(waiting, ([keyId, entry]) => this.#verify(keyId, entry));
+    this.#limit();
+  }
+
+  /**
+   * Asks each KMS that has opened keys whether it still does, by the wrap of one of them. Where it refuses, the keys that no other KMS opens are
+   * forgotten; where it gives no answer they serve on until the outage limit.
+   */
+  async recheck(): Promise<void> {
+    const held = this.entries()
+      .filter(([, { dataKey }]) => dataKey !== undefined)
+      .sort(([, a], [, b]) => b.record.activatesAt - a.record.activatesAt);
+    for (const kms of this.#kms.names) {
+      const opened = held.filter(([, { openedBy }]) => openedBy === kms);
+      const [probe] = opened;
+      if (probe === undefined) continue;
+      const outcome = await this.#kms.unwrap(onlyBy(probe[1].record, (name) => name === kms));
+      outcome.dataKey?.wipe();
+      if (outcome.dataKey !== undefined) {
+        for (const [, entry] of opened) entry.allowedAt = this.#options.clock();
+      } else if (outcome.refused && outcome.failure !== undefined) {
+        await inGroups(opened, ([keyId, entry]) => this.#openElsewhere(keyId, entry, kms, outcome));
+      }
     }
+    this.#limit();
+  }
+
+  /** Forgets the keys whose KMS has given no answer for the outage limit. */
+  enforceOutageLimit(): void {
+    const now = this.#options.clock();
+    for (const [keyId, entry] of this.#entries) {
+      if (entry.dataKey === undefined || now < entry.allowedAt + this.#options.outageLimitMs) continue;
+      this.#drop(keyId, entry);
+      report({ type: "key-suspended", ring: this.#ring, keyId });
+    }
+    this.#limit();
+  }
+
+  /**
+   * Whether a copy in the store says all that a record says and it has room for, and perhaps more. Of a wrap by a KMS that is not ours nobody
+   * here knows which of two is right, and of two that both open none is better: processes that insisted would write for ever.
+   */
+  covers(copy: Uint8Array, { record, otherWraps }: RingEntry): boolean {
+    const read = decodeRecord(copy);
+    return (
+      read !== undefined &&
+      read.state === record.state &&
+      read.activatesAt === record.activatesAt &&
+      equal(read.commitment, record.commitment) &&
+      mergeRecords(read, record).wraps.length === read.wraps.length &&
+      read.wraps
+        .filter(({ kms }) => this.#kms.has(kms))
+        .every(
+          ({ kms, wrapped }) =>
+            record.wraps.some((wrap) => wrap.kms === kms && equal(wrap.wrapped, wrapped)) ||
+            otherWraps.get(base64url(wrapped))?.opens !== false,
+        )
+    );
   }
 
   /** Whether a KMS that gave no answer may yet open this record. */
   isPending(keyId: string, { record, dataKey, failure, refusedAt }: RingEntry): boolean {
     if (record.state !== RecordState.enabled || this.#options.revoked.has(keyId)) return false;
     return dataKey === undefined && failure !== undefined && refusedAt === undefined;
+  }
+
+  /** Whether this record was not sent to the KMSs yet. */
+  isUntried(keyId: string, entry: RingEntry): boolean {
+    return entry.failure === undefined && entry.refusedAt === undefined && this.#mayVerify(keyId, entry);
   }
 
   /** @returns Why a key is not at hand: the error of a KMS that gave no answer, or else of one that refused. */
@@ -161,9 +268,10 @@ export class RingRecords {
   }
 
   /** @returns Where a key stands, given the one that seals. */
-  stateOf(keyId: string, { record, dataKey }: RingEntry, current: DataKey | undefined): KeyState {
+  stateOf(keyId: string, { record, dataKey, denied }: RingEntry, current: DataKey | undefined): KeyState {
     if (record.state === RecordState.retired) return "retired";
     if (record.state === RecordState.revoked || this.#options.revoked.has(keyId)) return "revoked";
+    if (denied) return "denied";
     if (dataKey === undefined) return "unverified";
     if (dataKey === current) return "current";
     return record.activatesAt > this.#options.clock() ? "pre-active" : "open-only";
@@ -177,67 +285,181 @@ export class RingRecords {
     this.#byBytes.clear();
   }
 
+  #take(keyId: string, entry: RingEntry, { dataKey, kms }: UnwrapOutcome): void {
+    if (dataKey === undefined) return;
+    // Revoked while the KMS was asked.
+    if (entry.record.state !== RecordState.enabled) {
+      dataKey.wipe();
+      return;
+    }
+    entry.dataKey = dataKey;
+    entry.verified = true;
+    entry.openedBy = kms;
+    entry.allowedAt = this.#options.clock();
+    entry.denied = false;
+    entry.refusedAt = undefined;
+    this.#byBytes.set(latin1(dataKey.keyIdBytes, 0, KEY_ID_BYTES), dataKey);
+    this.#wanted.delete(keyId);
+  }
+
   #drop(keyId: string, entry: RingEntry): void {
     entry.dataKey?.wipe();
     entry.dataKey = undefined;
     this.#byBytes.delete(latin1(fromBase64url(keyId) as Uint8Array, 0, KEY_ID_BYTES));
   }
 
-  #mergeOne(keyId: string, bytes: Uint8Array, now: number): boolean {
+  #limit(): void {
+    const now = this.#options.clock();
+    this.#servesUntil = Number.POSITIVE_INFINITY;
+    for (const entry of this.#entries.values()) {
+      if (entry.dataKey === undefined) continue;
+      // A clock that was set back must not lengthen the limit.
+      entry.allowedAt = Math.min(entry.allowedAt, now);
+      this.#servesUntil = Math.min(this.#servesUntil, entry.allowedAt + this.#options.outageLimitMs);
+    }
+  }
+
+  /** @returns Whether any of the copies is a record that may be used. */
+  #mergeCopies(keyId: string, copies: readonly Uint8Array[], now: number): boolean {
     const known = this.#entries.get(keyId);
-    if (known?.stored !== undefined && equal(known.stored, bytes)) return true;
-    if (known !== undefined) known.stored = bytes;
+    const isNew = copies.filter((copy) => !known?.copies.some((old) => equal(old, copy)));
+    if (known !== undefined && isNew.length === 0 && copies.length === known.copies.length) return true;
+    const records = copies.map((copy) => this.#read(keyId, copy, now)).filter((record) => record !== undefined);
+    const [first] = records;
+    const entry = known ?? (first === undefined ? undefined : this.#add(keyId, first, now));
+    if (entry === undefined) return false;
+    entry.copies = copies;
+    if (first === undefined) return false;
+    // What lay there before was confirmed as it was; what is new has to be.
+    if (isNew.length > 0) entry.confirmed = false;
+    if (entry.verified) {
+      for (const record of records) this.#mergeVerified(entry, record);
+    } else if (entry.record.state === RecordState.enabled) {
+      entry.candidates = records;
+      entry.record = { ...first, state: Math.max(...records.map(({ state }) => state)) as RecordState };
+    }
+    if (entry.dataKey === undefined) entry.refusedAt = undefined;
+    if (entry.record.state !== RecordState.enabled) this.#drop(keyId, entry);
+    return true;
+  }
+
+  #read(keyId: string, bytes: Uint8Array, now: number): KeyRecord | undefined {
     const record = decodeRecord(bytes);
     if (record === undefined || keyIdOf(record) !== keyId) return this.#refuse(keyId, "malformed");
     if (record.activatesAt > now + this.#options.maxAheadMs && record.state === RecordState.enabled) {
       return this.#refuse(keyId, "too far in the future");
     }
-    if (known === undefined) {
-      const room = this.#wanted.has(keyId) ? 2 * MAX_ENTRIES : MAX_ENTRIES;
-      if (this.#entries.size >= room) return this.#refuse(keyId, "too many records");
-      const entry = { record, stored: bytes, firstSeenAt: now, confirmed: false, verified: false, dataKey: undefined };
-      this.#entries.set(keyId, { ...entry, refusedAt: undefined, failure: undefined, stranger: undefined });
-      return true;
-    }
-    known.confirmed = false;
-    const sameKey = equal(record.commitment, known.record.commitment);
-    if (sameKey) {
-      known.record = known.verified ? mergeRecords(known.record, record) : mergeRecords(record, known.record);
-    } else if (known.dataKey !== undefined) {
-      known.stranger = record;
-    } else if (!known.verified && known.record.state === RecordState.enabled) {
-      known.record = record;
-    }
-    if (known.dataKey === undefined) known.refusedAt = undefined;
-    if (known.record.state !== RecordState.enabled) this.#drop(keyId, known);
-    return true;
+    return record;
   }
 
-  #refuse(keyId: string, reason: string): false {
+  #mergeVerified(entry: RingEntry, record: KeyRecord): void {
+    if (equal(record.commitment, entry.record.commitment)) {
+      this.#noteOtherWraps(entry, record);
+      entry.record = mergeRecords(entry.record, record);
+    } else {
+      entry.stranger = record;
+    }
+  }
+
+  #add(keyId: string, record: KeyRecord, now: number): RingEntry | undefined {
+    if (this.#entries.size >= MAX_ENTRIES) this.#dropOldestTombstone();
+    const room = this.#wanted.has(keyId) ? 2 * MAX_ENTRIES : MAX_ENTRIES;
+    if (this.#entries.size >= room) return this.#refuse(keyId, "too many records");
+    const entry: RingEntry = {
+      record,
+      candidates: [],
+      copies: [],
+      dataKey: undefined,
+      verified: false,
+      openedBy: undefined,
+      allowedAt: now,
+      denied: false,
+      firstSeenAt: now,
+      confirmed: false,
+      refusedAt: undefined,
+      failure: undefined,
+      stranger: undefined,
+      otherWraps: new Map(),
+    };
+    this.#entries.set(keyId, entry);
+    return entry;
+  }
+
+  /** A ring collects tombstones over the years: they must not keep new keys out. */
+  #dropOldestTombstone(): void {
+    let oldest: [string, RingEntry] | undefined;
+    for (const [keyId, entry] of this.#entries) {
+      if (entry.record.state !== RecordState.retired) continue;
+      if (oldest === undefined || entry.record.activatesAt < oldest[1].record.activatesAt) oldest = [keyId, entry];
+    }
+    if (oldest !== undefined) this.#entries.delete(oldest[0]);
+  }
+
+  #noteOtherWraps(known: RingEntry, { wraps }: KeyRecord): void {
+    for (const { kms, wrapped } of wraps) {
+      const own = known.record.wraps.find((wrap) => wrap.kms === kms);
+      if (!this.#kms.has(kms) || own === undefined || equal(own.wrapped, wrapped)) continue;
+      const name = base64url(wrapped);
+      if (known.otherWraps.has(name)) continue;
+      if (known.otherWraps.size >= MAX_JUDGED_WRAPS) known.otherWraps.clear();
+      known.otherWraps.set(name, { kms, wrapped, opens: undefined });
+    }
+  }
+
+  #refuse(keyId: string, reason: string): undefined {
     report({ type: "key-record-refused", ring: this.#ring, keyId, reason });
-    return false;
   }
 
-  #mayVerify(keyId: string, { record, dataKey, stranger, refusedAt }: RingEntry): boolean {
+  #mayVerify(keyId: string, entry: RingEntry): boolean {
+    const { record, dataKey, stranger, refusedAt, otherWraps } = entry;
     if (stranger !== undefined) return true;
-    if (dataKey !== undefined || record.state !== RecordState.enabled || this.#options.revoked.has(keyId)) return false;
+    if (record.state !== RecordState.enabled || this.#options.revoked.has(keyId)) return false;
+    if (dataKey !== undefined) return [...otherWraps.values()].some(({ opens }) => opens === undefined);
     const { clock, refusedRetryMs } = this.#options;
     return refusedAt === undefined || elapsed(clock(), refusedAt) >= refusedRetryMs;
   }
 
   async #verify(keyId: string, entry: RingEntry): Promise<void> {
     if (entry.stranger !== undefined) return this.#verifyStranger(keyId, entry, entry.stranger);
-    const outcome = await this.#kms.unwrap(entry.record);
-    if (this.#closed) return outcome.dataKey?.wipe();
-    entry.failure = outcome.failure;
-    if (outcome.dataKey !== undefined) {
-      entry.dataKey = outcome.dataKey;
-      entry.verified = true;
-      entry.refusedAt = undefined;
-      this.#byBytes.set(latin1(outcome.dataKey.keyIdBytes, 0, KEY_ID_BYTES), outcome.dataKey);
-    } else if (outcome.refused) {
-      entry.refusedAt = this.#options.clock();
-      this.#refuse(keyId, "no KMS opens it");
+    if (entry.dataKey !== undefined) return this.#verifyOtherWraps(keyId, entry);
+    // Where the places of a ring differ, whichever copy opens is right.
+    const candidates = entry.verified ? [entry.record] : entry.candidates;
+    let allRefused = true;
+    for (const candidate of candidates) {
+      const outcome = await this.#kms.unwrap(candidate);
+      if (this.#closed) return outcome.dataKey?.wipe();
+      entry.failure = outcome.failure;
+      if (outcome.dataKey !== undefined) {
+        entry.record = { ...candidate, state: entry.record.state };
+        this.#take(keyId, entry, outcome);
+        for (const other of candidates) this.#mergeVerified(entry, other);
+        entry.candidates = [];
+        return;
+      }
+      allRefused &&= outcome.refused;
+    }
+    if (!allRefused) return;
+    entry.refusedAt = this.#options.clock();
+    this.#refuse(keyId, "no KMS opens it");
+    // What was opened before and is refused now was taken from us; what never opened may as well be a permission that is missing.
+    entry.denied = entry.verified;
+  }
+
+  /** A wrap that opens to the same key takes the place of the one that was known: somebody has wrapped the key anew. */
+  async #verifyOtherWraps(keyId: string, entry: RingEntry): Promise<void> {
+    for (const other of entry.otherWraps.values()) {
+      if (other.opens !== undefined) continue;
+      const wraps = entry.record.wraps.map((wrap) => (wrap.kms === other.kms ? other : wrap));
+      const outcome = await this.#kms.unwrap(onlyBy({ ...entry.record, wraps }, (kms) => kms === other.kms));
+      outcome.dataKey?.wipe();
+      if (outcome.dataKey !== undefined) {
+        other.opens = true;
+        const { kms, wrapped } = other;
+        entry.record = { ...entry.record, wraps: wraps.map((wrap) => (wrap === other ? { kms, wrapped } : wrap)) };
+      } else if (outcome.refused) {
+        other.opens = false;
+        this.#refuse(keyId, "another wrap that does not open");
+      }
     }
   }
 
@@ -251,6 +473,24 @@ export class RingRecords {
     entry.record = { ...entry.record, state: RecordState.revoked };
     this.#drop(keyId, entry);
   }
+
+  /** A key that one KMS refuses stays where another opens it, and where another gives no answer: that is an outage. */
+  async #openElsewhere(keyId: string, entry: RingEntry, kms: string, { failure }: UnwrapOutcome): Promise<void> {
+    const elsewhere = onlyBy(entry.record, (name) => name !== kms && this.#kms.has(name));
+    const outcome = elsewhere.wraps.length === 0 ? undefined : await this.#kms.unwrap(elsewhere);
+    outcome?.dataKey?.wipe();
+    if (entry.dataKey === undefined || this.#closed) return;
+    if (outcome?.dataKey !== undefined) {
+      entry.openedBy = outcome.kms;
+      entry.allowedAt = this.#options.clock();
+    } else if (outcome === undefined || outcome.refused) {
+      this.#drop(keyId, entry);
+      entry.denied = true;
+      entry.failure = failure;
+      entry.refusedAt = this.#options.clock();
+      report({ type: "key-denied", ring: this.#ring, keyId, kms });
+    }
+  }
 }
 
 /** Time since then in milliseconds. A clock that was set back makes everything long ago: waiting for it to catch up could take days. */
@@ -258,38 +498,12 @@ export function elapsed(now: number, since: number): number {
   return since > now ? Number.POSITIVE_INFINITY : now - since;
 }
 
-/** How {@link chooseCurrent} decides. Times are in milliseconds. */
-export interface CurrentPolicy {
-  /** How old the current key may be. */
-  readonly maxSealingAgeMs: number;
+function onlyBy(record: KeyRecord, isMeant: (kms: string) => boolean): KeyRecord {
+  return { ...record, wraps: record.wraps.filter(({ kms }) => isMeant(kms)) };
 }
 
-/**
- * The rule of format 5.5: the latest that is enabled, not in the future and not too old; of two of one time the smaller key id.
- *
- * @param records - Verified records.
- * @param now - In milliseconds since 1970-01-01T00:00:00Z.
- */
-export function chooseCurrent(
-  records: readonly KeyRecord[],
-  now: number,
-  policy: CurrentPolicy,
-): KeyRecord | undefined {
-  let chosen: KeyRecord | undefined;
-  for (const record of records) {
-    if (record.state !== RecordState.enabled || record.activatesAt > now) continue;
-    if (now - record.activatesAt > policy.maxSealingAgeMs) continue;
-    const later = chosen === undefined || record.activatesAt > chosen.activatesAt;
-    const sameTime = record.activatesAt === chosen?.activatesAt;
-    if (later || (sameTime && isSmaller(record.commitment, chosen?.commitment as Uint8Array))) chosen = record;
+async function inGroups<T>(items: readonly T[], run: (item: T) => Promise<void>): Promise<void> {
+  for (let from = 0; from < items.length; from += CONCURRENT_CALLS) {
+    await Promise.all(items.slice(from, from + CONCURRENT_CALLS).map(run));
   }
-  return chosen;
-}
-
-/** Compares key ids as unsigned bytes. */
-function isSmaller(a: Uint8Array, b: Uint8Array): boolean {
-  for (let i = 0; i < KEY_ID_BYTES; i++) {
-    if (a[i] !== b[i]) return (a[i] as number) < (b[i] as number);
-  }
-  return false;
 }

@@ -22,7 +22,7 @@ import {
   writeContext,
   writeHeader,
 } from "./envelope.js";
-import { hasCode, rejected, revoked, SealedSessionError } from "./errors.js";
+import { hasCode, rejected, revoked, SealedSessionError, UnsupportedValueError } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
 import { sessionIdBytes } from "./session-id.js";
 
@@ -69,6 +69,17 @@ export interface OpenOptions {
 /** An envelope whose key record, where it has one, is well-formed and of the key that the header names. */
 interface ParsedEnvelope extends Envelope {
   readonly record: KeyRecord | undefined;
+}
+
+/** What is settled about an envelope before its content is known. */
+interface Frame {
+  readonly header: EnvelopeHeader;
+  readonly headerLength: number;
+  readonly context: Uint8Array;
+  /** The client's, where envelopes are bound to it. */
+  readonly sessionId: Uint8Array | undefined;
+  /** Longest plaintext. */
+  readonly maxBytes: number;
 }
 
 /**
@@ -133,16 +144,11 @@ export class Sealer {
    * @param options - See {@link OpenOptions}.
    * @returns The value.
    * @throws SealedSessionError `ENVELOPE_REJECTED` for everything that is wrong with the bytes or their place; `ENVELOPE_EXPIRED` when it is
-   *   authentic and past its end of life; `KEY_REVOKED`, `KEY_RETIRED`, `KEY_UNAVAILABLE`, `CLOSED`.
+   *   authentic and past its end of life; `KEY_REVOKED`, `KEY_RETIRED`, `KEY_DENIED`, `KEY_UNAVAILABLE`, `CLOSED`.
    */
   async open(bytes: Uint8Array, storedId: string, options: OpenOptions = {}): Promise<unknown> {
     const envelope = this.#parse(bytes);
-    const warm = this.#ring.byIdIfWarm(envelope.keyId);
-    if (warm !== undefined) return this.#openUnder(warm, envelope, storedId, options);
-    if (envelope.record === undefined) {
-      return this.#openUnder(await this.#ring.byId(envelope.keyId), envelope, storedId, options);
-    }
-    return this.#openInline(envelope, envelope.record, storedId, options);
+    return this.#withKeyOf(envelope, (dataKey) => this.#openUnder(dataKey, envelope, storedId, options));
   }
 
   /** As {@link Sealer.open}, without waiting. @throws SealedSessionError `KEY_UNAVAILABLE` also when the key is not warm. */
@@ -153,6 +159,30 @@ export class Sealer {
     return this.#openUnder(dataKey, envelope, storedId, options);
   }
 
+  /**
+   * Seals the content of an envelope anew, under the key that seals now: the same bytes inside, the same end of life and place.
+   *
+   * @param bytes - The envelope.
+   * @param storedId - Where it lies.
+   * @param options - See {@link OpenOptions}.
+   * @returns The new envelope.
+   * @throws SealedSessionError as {@link Sealer.open} and {@link Sealer.seal}.
+   */
+  async reseal(bytes: Uint8Array, storedId: string, options: OpenOptions = {}): Promise<Uint8Array> {
+    const envelope = this.#parse(bytes);
+    const plaintext = await this.#withKeyOf(envelope, (dataKey) => this.#decrypt(dataKey, envelope, storedId, options));
+    try {
+      const dataKey = this.#ring.currentIfWarm() ?? (await this.#ring.current());
+      const frame = this.#frame(dataKey, storedId, envelope.notAfter, options.sessionId);
+      if (plaintext.length > frame.maxBytes) {
+        throw new UnsupportedValueError("VALUE_TOO_LARGE", "", "the envelope would be longer than maxEnvelopeBytes");
+      }
+      return this.#encrypt(dataKey, plaintext, frame);
+    } finally {
+      plaintext.fill(0);
+    }
+  }
+
   /** To be called when the process image was copied or restored from a snapshot, before it seals again (format 2.4). */
   reseed(): void {
     this.#nonces.reset();
@@ -160,38 +190,44 @@ export class Sealer {
   }
 
   #sealUnder(dataKey: DataKey, value: unknown, storedId: string, options: SealOptions): Uint8Array {
+    const frame = this.#frame(dataKey, storedId, notAfterSeconds(options.notAfterMs), options.sessionId);
+    return encodeBorrowed(value, frame, (plaintext) => this.#encrypt(dataKey, plaintext, frame));
+  }
+
+  #frame(dataKey: DataKey, storedId: string, notAfter: number | undefined, clientId: string | undefined): Frame {
     const header: EnvelopeHeader = {
       keyId: dataKey.keyIdBytes,
-      notAfter: notAfterSeconds(options.notAfterMs),
+      notAfter,
       clientBound: this.#clientBound,
       inlineRecord: this.#inlineKeys === "write" ? this.#ring.inlineRecordOf(dataKey) : undefined,
     };
     const context = this.#context(storedId);
     if (context === undefined) throw new RangeError("storedId must be well-formed Unicode of at most 65535 bytes");
-    const sessionId = this.#clientBound ? requireSessionId(options.sessionId) : undefined;
-    if (sessionId !== undefined && storedId === options.sessionId) {
+    const sessionId = this.#clientBound ? requireSessionId(clientId) : undefined;
+    if (sessionId !== undefined && storedId === clientId) {
       throw new RangeError("storedId must not be the session id: the store would hold the client's secret");
     }
     const headerLength = headerBytes(header);
-    const maxBytes = this.#maxEnvelopeBytes - headerLength - TAG_BYTES;
+    const maxBytes = Math.max(this.#maxEnvelopeBytes - headerLength - TAG_BYTES, 0);
+    return { header, headerLength, context, sessionId, maxBytes };
+  }
 
-    return encodeBorrowed(value, { maxBytes: Math.max(maxBytes, 0) }, (plaintext) => {
-      const envelope = new Uint8Array(headerLength + plaintext.length + TAG_BYTES);
-      writeHeader(envelope, header);
-      this.#nonces.take(envelope, NONCE_OFFSET + SENDER_BYTES);
-      const { sender, aesKey: processKey } = dataKey.nextSender();
-      envelope.set(sender, NONCE_OFFSET);
-      const aad = concat(envelope.subarray(0, headerLength), context);
-      const nonce = envelope.subarray(NONCE_OFFSET + SENDER_BYTES, NONCE_OFFSET + 2 * SENDER_BYTES);
-      if (sessionId === undefined) {
-        backend.sealGcm(processKey, nonce, aad, plaintext, envelope, headerLength);
-      } else {
-        withClientKey(dataKey, sessionId, sender, (aesKey) => {
-          backend.sealGcm(aesKey, nonce, aad, plaintext, envelope, headerLength);
-        });
-      }
-      return envelope;
-    });
+  #encrypt(dataKey: DataKey, plaintext: Uint8Array, { header, headerLength, context, sessionId }: Frame): Uint8Array {
+    const envelope = new Uint8Array(headerLength + plaintext.length + TAG_BYTES);
+    writeHeader(envelope, header);
+    this.#nonces.take(envelope, NONCE_OFFSET + SENDER_BYTES);
+    const { sender, aesKey: processKey } = dataKey.nextSender();
+    envelope.set(sender, NONCE_OFFSET);
+    const aad = concat(envelope.subarray(0, headerLength), context);
+    const nonce = envelope.subarray(NONCE_OFFSET + SENDER_BYTES, NONCE_OFFSET + 2 * SENDER_BYTES);
+    if (sessionId === undefined) {
+      backend.sealGcm(processKey, nonce, aad, plaintext, envelope, headerLength);
+    } else {
+      withClientKey(dataKey, sessionId, sender, (aesKey) => {
+        backend.sealGcm(aesKey, nonce, aad, plaintext, envelope, headerLength);
+      });
+    }
+    return envelope;
   }
 
   #parse(bytes: Uint8Array): ParsedEnvelope {
@@ -204,6 +240,18 @@ export class Sealer {
   }
 
   #openUnder(dataKey: DataKey, envelope: ParsedEnvelope, storedId: string, options: OpenOptions): unknown {
+    const plaintext = this.#decrypt(dataKey, envelope, storedId, options);
+    try {
+      return decode(plaintext, { maxBytes: this.#maxEnvelopeBytes });
+    } catch (error) {
+      throw hasCode(error, "PAYLOAD_MALFORMED") ? rejected() : error;
+    } finally {
+      plaintext.fill(0);
+    }
+  }
+
+  /** @returns The plaintext, to be wiped. */
+  #decrypt(dataKey: DataKey, envelope: ParsedEnvelope, storedId: string, options: OpenOptions): Uint8Array {
     const { nonce, sealed } = envelope;
     const context = this.#context(storedId);
     if (context === undefined) throw rejected();
@@ -216,36 +264,28 @@ export class Sealer {
         )
       : dataKey.open(nonce, aad, sealed);
     if (plaintext === undefined) throw rejected();
-    try {
-      if (envelope.notAfter !== undefined && this.#ring.clock() >= envelope.notAfter * 1000) {
-        throw new SealedSessionError("ENVELOPE_EXPIRED", "the envelope is past its end of life");
-      }
-      return decode(plaintext, { maxBytes: this.#maxEnvelopeBytes });
-    } catch (error) {
-      throw hasCode(error, "PAYLOAD_MALFORMED") ? rejected() : error;
-    } finally {
-      plaintext.fill(0);
-    }
+    if (envelope.notAfter === undefined || this.#ring.clock() < envelope.notAfter * 1000) return plaintext;
+    plaintext.fill(0);
+    throw new SealedSessionError("ENVELOPE_EXPIRED", "the envelope is past its end of life");
   }
 
-  async #openInline(
-    envelope: ParsedEnvelope,
-    record: KeyRecord,
-    storedId: string,
-    options: OpenOptions,
-  ): Promise<unknown> {
+  async #withKeyOf<T>(envelope: ParsedEnvelope, use: (dataKey: DataKey) => T): Promise<T> {
+    const warm = this.#ring.byIdIfWarm(envelope.keyId);
+    if (warm !== undefined) return use(warm);
+    const { record } = envelope;
+    if (record === undefined) return use(await this.#ring.byId(envelope.keyId));
     // Where the ring knows the key, the ring's state decides: a revoked key does not come back in an envelope.
     const known = await this.#ring.byId(envelope.keyId).catch((error: unknown) => {
       if (!hasCode(error, "ENVELOPE_REJECTED")) throw error;
       return undefined;
     });
-    if (known !== undefined) return this.#openUnder(known, envelope, storedId, options);
+    if (known !== undefined) return use(known);
     const dataKey = await this.#ring.openInline(record);
     try {
-      const value = this.#openUnder(dataKey, envelope, storedId, options);
+      const result = use(dataKey);
       // Only now is the record known to be the one that was sealed with.
       if (record.state !== RecordState.enabled) throw revoked();
-      return value;
+      return result;
     } finally {
       dataKey.wipe();
     }

@@ -2,10 +2,11 @@
  * Web sessions as an application sees them: objects under session ids, in a store that only holds envelopes.
  */
 import { requireInteger, requireMethods } from "./argument.js";
+import { base64url } from "./bytes.js";
 import { report } from "./diagnostics.js";
 import { parseEnvelope } from "./envelope.js";
 import { type EnvelopeStore, MAX_TTL_MS } from "./envelope-store.js";
-import { hasCode, SealedSessionError, UnsupportedValueError } from "./errors.js";
+import { codeOf, hasCode, SealedSessionError, UnsupportedValueError } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
 import { Sealer, type SealerOptions } from "./sealer.js";
 import { createSessionId, type StoredIdMode, storedIdOf } from "./session-id.js";
@@ -14,6 +15,10 @@ const DEFAULT_IDLE_SECONDS = 86_400;
 const MAX_SECONDS = MAX_TTL_MS / 1000;
 /** Each failed attempt means that another writer succeeded. */
 const UPDATE_ATTEMPTS = 16;
+/** Sessions that are read at the same time while they are counted. */
+const COUNTED_AT_ONCE = 64;
+/** Also what another process was allowed to write. */
+const MAX_COUNTED_BYTES = 512 * 1_048_576;
 
 /** Options of {@link SessionStore}. Times are in seconds, 1 to 315360000 (ten years of 365 days). */
 export interface SessionStoreOptions extends SealerOptions {
@@ -41,8 +46,8 @@ interface Origin {
 /**
  * Keeps sessions of type `T`.
  *
- * "No such session" is `undefined` or `false`: never there, expired, destroyed, an id that cannot be one, or sealed under a revoked or retired
- * key. A store or KMS that cannot be asked throws `STORE_UNAVAILABLE` or `KEY_UNAVAILABLE` instead: nobody is logged out because a server failed
+ * "No such session" is `undefined` or `false`: never there, expired, destroyed, an id that cannot be one, or sealed under a key that was revoked or
+ * retired, or that the KMS denies. A store or KMS that cannot be asked throws `STORE_UNAVAILABLE` or `KEY_UNAVAILABLE` instead: nobody is logged out because a server failed
  * over. Bytes that were tampered with throw `ENVELOPE_REJECTED`.
  */
 export class SessionStore<T = unknown> {
@@ -87,6 +92,7 @@ export class SessionStore<T = unknown> {
         "clientBound needs digest storedIds: with verbatim ones the store holds the client's secret",
       );
     }
+    this.#ring.attach({ maxTtlMs: this.#idleMs, count: () => this.countByKey() });
   }
 
   /**
@@ -116,7 +122,12 @@ export class SessionStore<T = unknown> {
     const storedId = this.#storedId(sessionId);
     if (storedId === undefined) return undefined;
     const bytes = await this.#store.get(storedId, this.#sliding ? { slideMs: this.#idleMs } : undefined);
-    return bytes === undefined ? undefined : (await this.#open(bytes, storedId, sessionId))?.session;
+    if (bytes === undefined) return undefined;
+    const found = await this.#open(bytes, storedId, sessionId);
+    if (found === undefined) return undefined;
+    const resealed = await this.#resealWhenDue(bytes, storedId, sessionId);
+    if (resealed !== undefined) this.#remember(found.session, storedId, resealed);
+    return found.session;
   }
 
   /**
@@ -167,19 +178,21 @@ export class SessionStore<T = unknown> {
   }
 
   /**
-   * Starts the idle time anew where sessions slide. Without an absolute life it opens nothing: it tells whether something lies there, and whether
-   * that opens is for `get` to say.
+   * Starts the idle time anew where sessions slide. Without an absolute life it opens a session only to seal it anew, when its key no longer
+   * seals: it tells whether something lies there, and whether that opens is for `get` to say.
    *
    * @returns `false` when there is no such session.
    * @throws SealedSessionError `STORE_UNAVAILABLE`; where sessions have an absolute life, as {@link SessionStore.get}.
    */
   async touch(sessionId: string): Promise<boolean> {
-    const storedId = this.#storedId(sessionId);
-    if (storedId === undefined) return false;
     // Only the envelope knows whether its absolute life has ended.
     if (this.#absoluteMs !== undefined) return (await this.get(sessionId)) !== undefined;
-    if (this.#sliding) return this.#store.touch(storedId, this.#idleMs);
-    return (await this.#store.ttlMs(storedId)) !== undefined;
+    const storedId = this.#storedId(sessionId);
+    if (storedId === undefined) return false;
+    const bytes = await this.#store.get(storedId, this.#sliding ? { slideMs: this.#idleMs } : undefined);
+    if (bytes === undefined) return false;
+    await this.#resealWhenDue(bytes, storedId, sessionId);
+    return true;
   }
 
   /**
@@ -231,6 +244,32 @@ export class SessionStore<T = unknown> {
     throw conflict();
   }
 
+  /**
+   * Walks over all sessions and counts them by the key that sealed them; opens none. For operators, and for the ring before it retires a key.
+   *
+   * @returns How many there are under each key, by key id in base64url. What is no envelope is not counted.
+   * @throws SealedSessionError `STORE_UNAVAILABLE`.
+   */
+  async countByKey(): Promise<Map<string, number>> {
+    const counts = new Map<string, number>();
+    const count = async (storedId: string) => {
+      const bytes = await this.#store.get(storedId);
+      const envelope = bytes === undefined ? undefined : parseEnvelope(bytes, MAX_COUNTED_BYTES);
+      if (envelope === undefined) return;
+      const keyId = base64url(envelope.keyId);
+      counts.set(keyId, (counts.get(keyId) ?? 0) + 1);
+    };
+    let running: Promise<void>[] = [];
+    for await (const storedId of this.#store.scan()) {
+      running.push(count(storedId));
+      if (running.length < COUNTED_AT_ONCE) continue;
+      await Promise.all(running);
+      running = [];
+    }
+    await Promise.all(running);
+    return counts;
+  }
+
   /** To be called when the process image was copied or restored from a snapshot, before it seals again (format 2.4). */
   reseed(): void {
     this.#sealer.reseed();
@@ -268,6 +307,26 @@ export class SessionStore<T = unknown> {
     return { notAfterMs };
   }
 
+  /**
+   * Seals a session anew when its key stopped sealing some time ago (format 5.6), so that the key can retire. Whoever writes meanwhile wins: what
+   * it wrote is under the key that seals now. Reading must not fail because of this.
+   *
+   * @returns The new envelope, where it was written.
+   */
+  async #resealWhenDue(bytes: Uint8Array, storedId: string, sessionId: string): Promise<Uint8Array | undefined> {
+    const envelope = parseEnvelope(bytes, this.#maxEnvelopeBytes);
+    if (envelope === undefined || !this.#ring.isResealDue(envelope.keyId)) return undefined;
+    try {
+      const resealed = await this.#sealer.reseal(bytes, storedId, { sessionId });
+      if (!(await this.#store.compareAndSet(storedId, bytes, resealed))) return undefined;
+      report({ type: "session-resealed", ring: this.#ring.name });
+      return resealed;
+    } catch (error) {
+      report({ type: "session-reseal-failed", ring: this.#ring.name, code: codeOf(error) });
+      return undefined;
+    }
+  }
+
   #originOf(session: T): Origin | undefined {
     return typeof session === "object" && session !== null ? this.#origins.get(session) : undefined;
   }
@@ -288,7 +347,9 @@ export class SessionStore<T = unknown> {
       const session = (await this.#openWarmFirst(bytes, storedId, sessionId)) as T;
       return { session, ...this.#remember(session, storedId, bytes) };
     } catch (error) {
-      const gone = (["ENVELOPE_EXPIRED", "KEY_REVOKED", "KEY_RETIRED"] as const).find((code) => hasCode(error, code));
+      const gone = (["ENVELOPE_EXPIRED", "KEY_REVOKED", "KEY_RETIRED", "KEY_DENIED"] as const).find((code) =>
+        hasCode(error, code),
+      );
       if (gone !== undefined) {
         report({ type: "session-dropped", code: gone });
         return undefined;

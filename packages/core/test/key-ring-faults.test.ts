@@ -345,6 +345,7 @@ describe("the background refresh", () => {
     await codeThrown(ring.refresh());
     for (let i = 0; i < 10; i++) expect(ring.currentIfWarm()).toBe(key);
     expect(store.reads).toBe(1);
+    await new Promise(setImmediate);
     advance(MINUTE);
     ring.currentIfWarm();
     expect(store.reads).toBe(2);

@@ -7,7 +7,7 @@ import { SealedSessionError } from "../src/errors.js";
 import { KeyRing, type KeyRingOptions } from "../src/key-ring.js";
 import type { KeyRingStore } from "../src/key-ring-store.js";
 import { encryptionContext } from "../src/kms-set.js";
-import { chooseCurrent } from "../src/ring-records.js";
+import { chooseCurrent } from "../src/current-key.js";
 import { fakeKms } from "./support/fake-kms.js";
 import { codeThrown, fixture, HOUR, MINUTE, START } from "./support/fixture.js";
 

@@ -12,10 +12,12 @@ it("refuses both of two verified keys with one key id and different commitments 
     unwrap: async () => {
       const dataKey = new DataKey(new Uint8Array(32).fill(opened.length), { random: backend.randomFill });
       opened.push(dataKey);
-      return { dataKey, refused: false, failure: undefined };
+      return { dataKey, kms: "a", refused: false, failure: undefined };
     },
+    has: () => true,
   } as unknown as KmsSet;
-  const options = { clock: () => START, maxAheadMs: 0, refusedRetryMs: 0, revoked: new Set<string>() };
+  const revoked = new Set<string>();
+  const options = { clock: () => START, maxAheadMs: 0, refusedRetryMs: 0, outageLimitMs: 1, revoked };
   const records = new RingRecords("web", kms, options);
 
   const record: KeyRecord = {

@@ -7,7 +7,7 @@ import { decode, encode } from "../src/codec.js";
 import { decodeRecord, deriveIndexKey, deriveKeys, keyIdOf } from "../src/data-key.js";
 import { parseEnvelope } from "../src/envelope.js";
 import { encryptionContext } from "../src/kms-set.js";
-import { chooseCurrent } from "../src/ring-records.js";
+import { chooseCurrent } from "../src/current-key.js";
 import { storedIdOf } from "../src/session-id.js";
 import { codeThrown } from "./support/fixture.js";
 import { makeVectors } from "./support/make-vectors.js";

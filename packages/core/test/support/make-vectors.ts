@@ -6,7 +6,7 @@ import { utf8 } from "../../src/bytes.js";
 import { encode } from "../../src/codec.js";
 import { deriveIndexKey, deriveKeys, encodeRecord, type KeyRecord, keyIdOf, RecordState } from "../../src/data-key.js";
 import { encryptionContext } from "../../src/kms-set.js";
-import { chooseCurrent } from "../../src/ring-records.js";
+import { chooseCurrent } from "../../src/current-key.js";
 import { createSessionId, storedIdOf } from "../../src/session-id.js";
 import { type SealPayloadOptions, sealPayload } from "./seal-payload.js";
 import type { EnvelopeVector, RecordVector, VectorFile } from "./vector-file.js";

@@ -1,0 +1,175 @@
+/**
+ * Keeps what this process knows and what the ring's store holds in step: reads, has the records merged and verified, and puts back what was
+ * lost or altered there (format 5.3 and 5.4).
+ */
+import { encodeRecord } from "./data-key.js";
+import { report } from "./diagnostics.js";
+import { codeOf, SealedSessionError } from "./errors.js";
+import { isKeyId, type KeyRingStore } from "./key-ring-store.js";
+import { elapsed, type RingEntry, type RingRecords } from "./ring-records.js";
+import type { Schedule } from "./schedule.js";
+
+/** Reloads that unknown key ids may cause in one refresh interval, and how many of them at once. */
+const RELOADS_PER_INTERVAL = 60;
+const RELOAD_BURST = 5;
+
+/** How a {@link RingReader} behaves. Times are in milliseconds. */
+export interface RingReaderOptions {
+  /** The ring's name. */
+  readonly name: string;
+  /** Where the records lie. */
+  readonly store: KeyRingStore;
+  /** What this process knows. */
+  readonly records: RingRecords;
+  /** Milliseconds since 1970-01-01T00:00:00Z. */
+  readonly clock: () => number;
+  /** How time passes. */
+  readonly schedule: Schedule;
+  /** How often the ring is read. */
+  readonly refreshIntervalMs: number;
+  /** How old a key may be that seals. */
+  readonly maxSealingAgeMs: number;
+  /** Called when what was read has been merged, and again when it is verified and secured. */
+  readonly onChange: () => void;
+}
+
+/** Reads one ring, for {@link KeyRing}. */
+export class RingReader {
+  readonly #options: RingReaderOptions;
+  #reading: Promise<void> | undefined;
+  #nextReload: Promise<void> | undefined;
+  #reloads = RELOAD_BURST;
+  #reloadsCountedAt = Number.NEGATIVE_INFINITY;
+  #storedIds: readonly string[] = [];
+  #readAt = Number.NEGATIVE_INFINITY;
+
+  constructor(options: RingReaderOptions) {
+    this.#options = options;
+  }
+
+  /** The key ids in the store when it was last read. */
+  get storedIds(): readonly string[] {
+    return this.#storedIds;
+  }
+
+  /** When the store was last asked, with or without success; -Infinity before that. */
+  get readAt(): number {
+    return this.#readAt;
+  }
+
+  /** Reads the ring. Callers at the same time share one run. @throws SealedSessionError `KEY_UNAVAILABLE` when it cannot be read. */
+  refresh(): Promise<void> {
+    return this.#refresh("all");
+  }
+
+  /** Reads the ring, by a read that begins now: one that is under way may have read it already. */
+  async refreshAnew(): Promise<void> {
+    if (this.#reading !== undefined) await this.#reading;
+    await this.refresh();
+  }
+
+  /**
+   * Reads the ring for whoever has met a key id that this process does not know. All who wait share the next read, and reads keep a distance:
+   * so junk ids make no load, and the reload that a new key needs comes soon however much junk there is.
+   */
+  reload(): Promise<void> {
+    this.#nextReload ??= this.#untilReloadIsDue().then(() => {
+      // From here on this read may miss a key that is published now.
+      this.#nextReload = undefined;
+      return this.#refresh("wanted");
+    });
+    return this.#nextReload;
+  }
+
+  /** When a record has been in sight for so long that it counts as copied (format 5.4). */
+  settlesAt({ record, firstSeenAt }: RingEntry): number {
+    return Math.min(record.activatesAt, firstSeenAt) + 2 * this.#options.refreshIntervalMs;
+  }
+
+  /** Whether a key may seal: it is verified, and a second copy of its record is confirmed or can be assumed. */
+  maySeal(entry: RingEntry): boolean {
+    return entry.dataKey !== undefined && (entry.confirmed || this.#options.clock() >= this.settlesAt(entry));
+  }
+
+  #refresh(which: "all" | "wanted"): Promise<void> {
+    this.#reading ??= this.#read(which).finally(() => {
+      this.#reading = undefined;
+    });
+    return this.#reading;
+  }
+
+  async #read(which: "all" | "wanted"): Promise<void> {
+    const { name, store, records, clock, onChange } = this.#options;
+    let stored: Awaited<ReturnType<KeyRingStore["read"]>>;
+    try {
+      stored = (await store.read(name)).filter(({ keyId }) => isKeyId(keyId));
+    } catch (cause) {
+      throw new SealedSessionError("KEY_UNAVAILABLE", `ring ${name}: the ring cannot be read`, { cause });
+    } finally {
+      this.#readAt = clock();
+    }
+    this.#storedIds = [...new Set(stored.map(({ keyId }) => keyId))];
+    records.merge(stored, clock());
+    // A key that the ring has just revoked must not seal while the KMS is asked about others.
+    onChange();
+    await records.verify(which);
+    await Promise.all(records.entries().map(([keyId, entry]) => this.#secure(keyId, entry)));
+    onChange();
+  }
+
+  async #untilReloadIsDue(): Promise<void> {
+    await this.#reading?.catch(() => {});
+    const { clock, schedule, refreshIntervalMs } = this.#options;
+    const distanceMs = refreshIntervalMs / RELOADS_PER_INTERVAL;
+    const sinceMs = elapsed(clock(), this.#reloadsCountedAt);
+    const earned = Math.min(Math.floor(sinceMs / distanceMs), RELOAD_BURST);
+    if (earned > 0) {
+      this.#reloads = Math.min(this.#reloads + earned, RELOAD_BURST);
+      this.#reloadsCountedAt = clock();
+    }
+    if (this.#reloads > 0) {
+      this.#reloads--;
+      return;
+    }
+    await new Promise<void>((resolve) => schedule(resolve, Math.ceil(distanceMs - sinceMs)));
+    this.#reloadsCountedAt = clock();
+  }
+
+  /**
+   * Puts a verified record back where it was lost or altered, and makes sure, once, that one which may soon seal lies in more than one place
+   * (format 5.4).
+   */
+  async #secure(keyId: string, entry: RingEntry): Promise<void> {
+    if (!entry.verified) return;
+    const { name, records } = this.#options;
+    const altered = entry.copies.filter((copy) => !records.covers(copy, entry));
+    const [intact] = entry.copies.filter((copy) => !altered.includes(copy));
+    try {
+      if (intact === undefined && altered.length === 0) await this.#write(keyId, entry, undefined);
+      for (const copy of altered) await this.#write(keyId, entry, copy);
+      if (altered.length > 0 || intact === undefined || !this.#needsConfirmation(entry)) return;
+      // Written once more as it is: the store then tells whether a second copy has it.
+      const { written, durable } = await this.#options.store.write(name, keyId, intact, { expected: intact });
+      if (written) entry.confirmed = durable;
+    } catch (error) {
+      report({ type: "ring-refresh-failed", ring: name, code: codeOf(error) });
+    }
+  }
+
+  async #write(keyId: string, entry: RingEntry, expected: Uint8Array | undefined): Promise<void> {
+    const { name, store } = this.#options;
+    const bytes = encodeRecord(entry.record);
+    const { written, durable } = await store.write(name, keyId, bytes, expected === undefined ? {} : { expected });
+    if (!written) return;
+    entry.copies = [bytes, ...entry.copies.filter((copy) => copy !== expected)];
+    entry.confirmed = durable;
+    report({ type: "key-record-restored", ring: name, keyId });
+  }
+
+  #needsConfirmation(entry: RingEntry): boolean {
+    const { clock, maxSealingAgeMs } = this.#options;
+    const { activatesAt } = entry.record;
+    const isYoung = activatesAt > clock() || elapsed(clock(), activatesAt) <= maxSealingAgeMs;
+    return entry.dataKey !== undefined && isYoung && !entry.confirmed && clock() < this.settlesAt(entry);
+  }
+}
