@@ -43,14 +43,15 @@ export interface MirroredKeyRingStoreOptions {
  * Keeps rings in several stores at once. Methods reject with `STORE_UNAVAILABLE` only when no home answers; its `cause` is an
  * `AggregateError` of what each of them said. Each failure of a home is the event `key-ring-home-failed`.
  *
- * - `read` asks all homes and takes at most twice `homeTimeoutMs`: it also copies to each home that answers what it lacks, never over what it has.
- *   One id comes several times where homes differ.
+ * - `read` asks all homes, and copies to each that answers what it lacks, never over what it has. One id comes several times where homes differ.
  * - `write` of a new record: the first home, in their order, that answers decides about the conditions; the others then get the record too.
  *   A home that answered too late may have written all the same.
  * - `write` with `expected` replaces in each home that holds these bytes (or the new ones) and leaves the others; the first of them decides who wins
  *   of several writers. Where two overlap, one of which has not reached every home yet, homes may be left with a copy of each.
  * - `durable`: two homes hold the record, or one says so itself.
  * - `now` is the clock of the first home that answers.
+ *
+ * While homes hang a read takes at most twice `homeTimeoutMs`, a write one `homeTimeoutMs` more than there are homes.
  *
  * @param homes - Two to four different stores, in the same order in every process.
  * @throws TypeError or RangeError when an argument is wrong.

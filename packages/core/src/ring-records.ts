@@ -456,11 +456,18 @@ export class RingRecords {
         other.opens = true;
         const { kms, wrapped } = other;
         entry.record = { ...entry.record, wraps: wraps.map((wrap) => (wrap === other ? { kms, wrapped } : wrap)) };
-      } else if (outcome.refused) {
+      } else if (outcome.refused && (await this.#opensOwn(entry, other.kms))) {
         other.opens = false;
         this.#refuse(keyId, "another wrap that does not open");
       }
     }
+  }
+
+  /** Whether a KMS still opens what it opened before. One that has taken our permission away says nothing about other wraps. */
+  async #opensOwn(entry: RingEntry, kms: string): Promise<boolean> {
+    const { dataKey } = await this.#kms.unwrap(onlyBy(entry.record, (name) => name === kms));
+    dataKey?.wipe();
+    return dataKey !== undefined;
   }
 
   /** Two verified records with one key id and different commitments are both refused (format 1.3); an unverified one changes nothing. */

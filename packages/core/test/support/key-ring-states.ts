@@ -58,7 +58,7 @@ export interface Cell {
 export type Outcome = { readonly value: unknown } | { readonly code: unknown; readonly cause: unknown };
 
 /** What is to be seen in one cell. */
-export interface Sighting {
+interface Sighting {
   /** The id of the key that sealed, as the value. */
   readonly seal: Outcome;
   /** What the envelope held, as the value. */
@@ -72,7 +72,7 @@ export interface Sighting {
 }
 
 /** A wall clock that can be set, and timers that do not care. */
-export interface VirtualTime {
+interface VirtualTime {
   /** Milliseconds since 1970-01-01T00:00:00Z. */
   now(): number;
   /** The ring's timer port. */
@@ -84,7 +84,7 @@ export interface VirtualTime {
 }
 
 /** @returns Virtual time with no timers; it begins at {@link START}. */
-export function virtualTime(): VirtualTime {
+function virtualTime(): VirtualTime {
   let wall = START;
   let passed = 0;
   const timers = new Set<{ readonly at: number; readonly task: () => void }>();
