@@ -14,7 +14,8 @@ export const DIAGNOSTICS_CHANNEL = "sealed-session";
  *
  * `ring` is the ring's name, `keyId` a key id in base64url, `kms` the name of a KMS, `activatesAt` a time in milliseconds since
  * 1970-01-01T00:00:00Z, `code` the code of the error behind the event (`undefined` for an error that is not of this library), `reason` a
- * few words for people, `sessions` a count, `home` the index of a place of the ring.
+ * few words for people, `sessions` a count, `home` the index of a place of the ring, `state` what
+ * its record says.
  */
 export type DiagnosticEvent =
   /** A data key was written to the ring; it seals from `activatesAt` (ms) on. */
@@ -29,6 +30,13 @@ export type DiagnosticEvent =
   | { readonly type: "key-denied"; readonly ring: string; readonly keyId: string; readonly kms: string }
   /** The KMS gave no answer for the outage limit: the key neither seals nor opens until it does. */
   | { readonly type: "key-suspended"; readonly ring: string; readonly keyId: string }
+  /** The ring says of a key that this process held that it is revoked or retired: its sessions count as gone. */
+  | {
+      readonly type: "key-ended";
+      readonly ring: string;
+      readonly keyId: string;
+      readonly state: "revoked" | "retired";
+    }
   /** This process wrote into the ring that a key is revoked. */
   | { readonly type: "key-revoked"; readonly ring: string; readonly keyId: string }
   /** No session was left under a key, and this process wrote its tombstone: the wrapped key is gone (crypto-shredding). */

@@ -22,7 +22,7 @@ export interface StoredKeyRecord {
 /** Options of {@link KeyRingStore.write}. */
 export interface WriteKeyRecordOptions {
   /**
-   * Replace these bytes, and only these.
+   * Replace these bytes, and only these. They may be of any length, since somebody else may have put them there.
    *
    * @defaultValue The record is written only where there is none.
    */
@@ -51,13 +51,15 @@ export interface WriteKeyRecordResult {
  * when the store cannot be asked.
  *
  * A ring's name is 1 to 128 bytes of well-formed UTF-8 without `{` and `}`. Methods reject with a `TypeError` or `RangeError` on
- * another name, on a key id that is not 12 bytes in base64url, and on a record that is empty or longer than 8192 bytes.
+ * another name, on a key id that is not 12 bytes in base64url, and on a new record that is empty or longer than 8192 bytes.
  */
 export interface KeyRingStore {
   /**
    * Reads a ring.
    *
-   * @returns All its records, from the primary copy and never from a replica; empty for an unknown ring.
+   * @returns All its records, from the primary copy and never from a replica; empty for an unknown ring. A store that keeps a ring in several
+   *   places returns every distinct copy: a key id then comes more than once. It trusts none of them; the reader verifies which is right, and
+   *   replaces each of the others with `expected` set to that copy.
    */
   read(ring: string): Promise<readonly StoredKeyRecord[]>;
 
@@ -146,7 +148,8 @@ export function requireWrite(
   requireRing(ring);
   requireKeyId("keyId", keyId);
   requireRecord("record", record);
-  if (expected !== undefined) requireRecord("expected", expected);
+  // Of any length: what somebody has put there has to be replaced as well.
+  if (expected !== undefined && !(expected instanceof Uint8Array)) throw new TypeError("expected must be a Uint8Array");
   for (const id of onlyIfKeyIds) requireKeyId("onlyIfKeyIds", id);
 }
 

@@ -8,7 +8,7 @@
 import { backend } from "#backend";
 import type { RandomFill } from "./aead.js";
 import { requireInteger, requireMethods, requireUtf8 } from "./argument.js";
-import { base64url, latin1 } from "./bytes.js";
+import { base64url, equal, latin1 } from "./bytes.js";
 import { chooseCurrent, endsOfSealing } from "./current-key.js";
 import { type DataKey, encodeRecord, type KeyRecord, keyIdOf, RecordState } from "./data-key.js";
 import { report } from "./diagnostics.js";
@@ -257,6 +257,7 @@ export class KeyRing {
       refreshIntervalMs: refresh,
       maxPauseMs: period,
       current: () => this.#current,
+      onChange: () => this.#choose(this.clock()),
     });
   }
 
@@ -320,12 +321,12 @@ export class KeyRing {
     this.#refuseClosed();
     const id = base64url(keyId);
     if (this.#isStale(this.clock())) await this.#catchUpOrReport();
+    this.#enforceOutageLimit(this.clock());
     const warm = this.#records.find(id);
     if (warm !== undefined) return warm;
     const missedAt = this.#unknown.get(id);
     if (missedAt === undefined || elapsed(this.clock(), missedAt) >= this.#refreshIntervalMs) {
-      this.#records.want(id);
-      await this.#whileClosing(this.#reader.reload());
+      await this.#whileClosing(this.#reader.reload(id));
       this.#arm();
     }
     const found = this.#records.find(id);
@@ -333,7 +334,6 @@ export class KeyRing {
     const entry = this.#records.get(id);
     if (entry !== undefined) throw this.#unavailable("no KMS has opened the key's record", entry.failure);
     if (this.#records.isUnreadable(id)) throw this.#unavailable("the key's record cannot be used");
-    this.#records.forget(id);
     if (this.#unknown.size >= MAX_UNKNOWN_IDS) this.#unknown.delete(this.#unknown.keys().next().value as string);
     this.#unknown.set(id, this.clock());
     throw rejected();
@@ -350,7 +350,8 @@ export class KeyRing {
    * @param keyId - 12 bytes.
    */
   isResealDue(keyId: Uint8Array): boolean {
-    if (this.currentIfWarm() === undefined) return false;
+    const current = this.currentIfWarm();
+    if (current === undefined || equal(current.keyIdBytes, keyId)) return false;
     const stopsAt = this.#stopsAt.get(latin1(keyId, 0, KEY_ID_BYTES));
     return stopsAt !== undefined && this.clock() >= stopsAt + this.#resealAfterMs;
   }
@@ -414,7 +415,7 @@ export class KeyRing {
       0,
       2 * this.#rotationPeriodMs,
     );
-    return this.#whileClosing(this.#publisher.publish({ delayMs }));
+    return this.#whileClosing(this.#publisher.publish({ delayMs })).finally(() => this.#arm());
   }
 
   /**
@@ -558,6 +559,7 @@ export class KeyRing {
       this.#reportFailedRefresh(error);
     }
     await this.#recheckWhenDue();
+    this.#enforceOutageLimit(this.clock());
     if (!this.#isAutomatic) return;
     try {
       await this.#publishWhenDue();
@@ -680,13 +682,16 @@ export class KeyRing {
   /** Whether what this process knows may be used without asking. Has the ring read in the background when its timer is late. */
   #isFresh(now: number): boolean {
     if (this.#isStale(now)) return false;
-    if (now >= this.#records.servesUntil) {
-      this.#records.enforceOutageLimit();
-      this.#choose(now);
-    }
+    this.#enforceOutageLimit(now);
     const { readAt } = this.#reader;
     if (readAt !== NEVER && elapsed(now, readAt) >= this.#refreshIntervalMs) this.#maintainInBackground();
     return true;
+  }
+
+  #enforceOutageLimit(now: number): void {
+    if (now < this.#records.servesUntil) return;
+    this.#records.enforceOutageLimit();
+    this.#choose(now);
   }
 
   /**

@@ -40,7 +40,7 @@ export interface MirroredKeyRingStoreOptions {
 }
 
 /**
- * Keeps rings in several stores at once. Methods reject with `STORE_UNAVAILABLE` only when no home answers; its `cause` is an
+ * Keeps rings in several stores at once. Methods reject with `STORE_UNAVAILABLE` when no home answers; its `cause` is an
  * `AggregateError` of what each of them said. Each failure of a home is the event `key-ring-home-failed`.
  *
  * - `read` asks all homes, and copies to each that answers what it lacks, never over what it has. One id comes several times where homes differ.
@@ -91,7 +91,15 @@ class MirroredKeyRingStore implements KeyRingStore {
 
   async read(ring: string): Promise<readonly StoredKeyRecord[]> {
     requireRing(ring);
-    const answers = await this.#readHomes(ring);
+    const failures: unknown[] = [];
+    const answers = await this.#readHomes(ring, failures);
+    // Missing is not unavailable: an empty ring would get a new key, and all sessions under the others would be refused.
+    if (answers.every(({ value }) => value.length === 0) && failures.length > 0) {
+      throw unavailable(
+        "a home of the ring does not answer, and the others hold nothing",
+        new AggregateError(failures),
+      );
+    }
     const copies = new Map<string, StoredKeyRecord[]>();
     for (const stored of answers.flatMap(({ value }) => value)) {
       const known = copies.get(stored.keyId) ?? [];
@@ -126,8 +134,7 @@ class MirroredKeyRingStore implements KeyRingStore {
     return (await this.#askInTurn(undefined, this.#homes, (home) => home.now())).value;
   }
 
-  async #readHomes(ring: string): Promise<Answer<readonly StoredKeyRecord[]>[]> {
-    const failures: unknown[] = [];
+  async #readHomes(ring: string, failures: unknown[] = []): Promise<Answer<readonly StoredKeyRecord[]>[]> {
     const answers = await this.#ask(ring, this.#homes, (home) => home.read(ring), failures);
     if (answers.length === 0) throw noneAnswers(failures);
     return answers;

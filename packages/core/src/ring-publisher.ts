@@ -31,6 +31,8 @@ export interface RingPublisherOptions {
   readonly maxPauseMs: number;
   /** The key that seals now. */
   readonly current: () => DataKey | undefined;
+  /** Called when the state of a key was changed here. */
+  readonly onChange: () => void;
 }
 
 /** When a new key is to seal. */
@@ -83,6 +85,7 @@ export class RingPublisher {
       await reader.refreshAnew();
       const entry = this.#entry(keyId);
       if (entry.record.state < state) records.setState(keyId, state);
+      this.#options.onChange();
       const bytes = encodeRecord(entry.record);
       const conditions = entry.copies.length === 0 ? [{}] : entry.copies.map((expected) => ({ expected }));
       let isWritten = true;

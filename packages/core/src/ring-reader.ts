@@ -2,11 +2,12 @@
  * Keeps what this process knows and what the ring's store holds in step: reads, has the records merged and verified, and puts back what was
  * lost or altered there (format 5.3 and 5.4).
  */
-import { encodeRecord } from "./data-key.js";
+import { equal } from "./bytes.js";
+import { decodeRecord, encodeRecord, mergeRecords } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { codeOf, SealedSessionError } from "./errors.js";
 import { isKeyId, type KeyRingStore } from "./key-ring-store.js";
-import { elapsed, type RingEntry, type RingRecords } from "./ring-records.js";
+import { elapsed, inGroups, type RingEntry, type RingRecords } from "./ring-records.js";
 import type { Schedule } from "./schedule.js";
 
 /** Reloads that unknown key ids may cause in one refresh interval, and how many of them at once. */
@@ -38,6 +39,8 @@ export class RingReader {
   readonly #options: RingReaderOptions;
   #reading: Promise<void> | undefined;
   #nextReload: Promise<void> | undefined;
+  /** Key ids for which somebody waits. */
+  #missing = new Set<string>();
   #reloads = RELOAD_BURST;
   #reloadsCountedAt = Number.NEGATIVE_INFINITY;
   #storedIds: readonly string[] = [];
@@ -71,8 +74,11 @@ export class RingReader {
   /**
    * Reads the ring for whoever has met a key id that this process does not know. All who wait share the next read, and reads keep a distance:
    * so junk ids make no load, and the reload that a new key needs comes soon however much junk there is.
+   *
+   * @param keyId - In base64url. Its record is opened before others, where the ring has one.
    */
-  reload(): Promise<void> {
+  reload(keyId: string): Promise<void> {
+    this.#missing.add(keyId);
     this.#nextReload ??= this.#untilReloadIsDue().then(() => {
       // From here on this read may miss a key that is published now.
       this.#nextReload = undefined;
@@ -100,6 +106,10 @@ export class RingReader {
 
   async #read(which: "all" | "wanted"): Promise<void> {
     const { name, store, records, clock, onChange } = this.#options;
+    if (records.isClosed) return;
+    // Whoever comes now may need a key that this read does not see.
+    const missing = this.#missing;
+    this.#missing = new Set();
     let stored: Awaited<ReturnType<KeyRingStore["read"]>>;
     try {
       stored = (await store.read(name)).filter(({ keyId }) => isKeyId(keyId));
@@ -109,11 +119,13 @@ export class RingReader {
       this.#readAt = clock();
     }
     this.#storedIds = [...new Set(stored.map(({ keyId }) => keyId))];
+    // Only ids that the ring has: junk ids must not push a key out that somebody needs.
+    for (const keyId of this.#storedIds) if (missing.has(keyId)) records.want(keyId);
     records.merge(stored, clock());
     // A key that the ring has just revoked must not seal while the KMS is asked about others.
     onChange();
     await records.verify(which);
-    await Promise.all(records.entries().map(([keyId, entry]) => this.#secure(keyId, entry)));
+    await inGroups(records.entries(), ([keyId, entry]) => this.#secure(keyId, entry));
     onChange();
   }
 
@@ -140,7 +152,7 @@ export class RingReader {
    * (format 5.4).
    */
   async #secure(keyId: string, entry: RingEntry): Promise<void> {
-    if (!entry.verified) return;
+    if (!entry.verified) return this.#spreadState(keyId, entry);
     const { name, records } = this.#options;
     const altered = entry.copies.filter((copy) => !records.covers(copy, entry));
     const [intact] = entry.copies.filter((copy) => !altered.includes(copy));
@@ -151,6 +163,24 @@ export class RingReader {
       // Written once more as it is: the store then tells whether a second copy has it.
       const { written, durable } = await this.#options.store.write(name, keyId, intact, { expected: intact });
       if (written) entry.confirmed = durable;
+    } catch (error) {
+      report({ type: "ring-refresh-failed", ring: name, code: codeOf(error) });
+    }
+  }
+
+  /**
+   * Takes a revocation or tombstone to the copies that it has not reached, also by a process that never opened the key: nothing else would, once
+   * those that had are gone.
+   */
+  async #spreadState(keyId: string, { record, copies }: RingEntry): Promise<void> {
+    const { name, store } = this.#options;
+    try {
+      for (const expected of copies) {
+        const copy = decodeRecord(expected);
+        if (copy === undefined || copy.state >= record.state || !equal(copy.commitment, record.commitment)) continue;
+        const { written } = await store.write(name, keyId, encodeRecord(mergeRecords(copy, record)), { expected });
+        if (written) report({ type: "key-record-restored", ring: name, keyId });
+      }
     } catch (error) {
       report({ type: "ring-refresh-failed", ring: name, code: codeOf(error) });
     }

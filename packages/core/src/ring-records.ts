@@ -10,11 +10,12 @@ import { denied, revoked, SealedSessionError } from "./errors.js";
 import type { StoredKeyRecord } from "./key-ring-store.js";
 import type { KmsSet, UnwrapOutcome } from "./kms-set.js";
 
-/** Records that this process keeps: a ring holds a handful, and somebody else's junk must not fill the memory. */
-const MAX_ENTRIES = 1024;
+/** Records that no KMS has opened and this process keeps: a ring holds a handful, and somebody else's junk must not fill the memory. */
+const MAX_UNVERIFIED = 1024;
 /** Records that one run of `verify` sends to the KMSs. */
 const MAX_VERIFIED_AT_ONCE = 64;
 const CONCURRENT_CALLS = 8;
+const NEVER = Number.NEGATIVE_INFINITY;
 /** Wraps of one record whose outcome is remembered. */
 const MAX_JUDGED_WRAPS = 64;
 
@@ -84,6 +85,8 @@ export class RingRecords {
   readonly #wanted = new Set<string>();
   /** Ids under which the store holds something that is no record, or none that may be used. */
   readonly #unreadable = new Set<string>();
+  /** Entries that no KMS has opened. */
+  #unverified = 0;
   #servesUntil = Number.POSITIVE_INFINITY;
   #closed = false;
 
@@ -144,7 +147,7 @@ export class RingRecords {
     for (const [keyId, entry] of this.#entries) {
       if (found.has(keyId)) continue;
       if (entry.verified || entry.record.state !== RecordState.enabled) entry.copies = [];
-      else this.#entries.delete(keyId);
+      else this.#forgetEntry(keyId);
     }
     this.#unreadable.clear();
     for (const [keyId, copies] of found) {
@@ -155,13 +158,8 @@ export class RingRecords {
   /** Makes room for a key that is needed, and lets it be verified first: nobody's junk may keep it out. */
   want(keyId: string): void {
     this.#wanted.delete(keyId);
-    if (this.#wanted.size >= MAX_ENTRIES) this.#wanted.delete(this.#wanted.values().next().value as string);
+    if (this.#wanted.size >= MAX_UNVERIFIED) this.#wanted.delete(this.#wanted.values().next().value as string);
     this.#wanted.add(keyId);
-  }
-
-  /** Takes a {@link RingRecords.want} back: the ring has no such key. */
-  forget(keyId: string): void {
-    this.#wanted.delete(keyId);
   }
 
   /** Gives a known key a state that this process is about to write. */
@@ -206,12 +204,21 @@ export class RingRecords {
       const opened = held.filter(([, { openedBy }]) => openedBy === kms);
       const [probe] = opened;
       if (probe === undefined) continue;
-      const outcome = await this.#kms.unwrap(onlyBy(probe[1].record, (name) => name === kms));
+      const [, { record }] = probe;
+      const outcome = await this.#kms.unwrap(onlyBy(record, (name) => name === kms));
       outcome.dataKey?.wipe();
       if (outcome.dataKey !== undefined) {
         for (const [, entry] of opened) entry.allowedAt = this.#options.clock();
       } else if (outcome.refused && outcome.failure !== undefined) {
         await inGroups(opened, ([keyId, entry]) => this.#openElsewhere(keyId, entry, kms, outcome));
+      } else {
+        // That one is out: another one may say that the keys may be used.
+        const other = await this.#kms.unwrap(onlyBy(record, (name) => name !== kms));
+        other.dataKey?.wipe();
+        for (const [, entry] of opened) {
+          const isWrapped = entry.record.wraps.some((wrap) => wrap.kms === other.kms);
+          if (other.dataKey !== undefined && isWrapped) entry.allowedAt = this.#options.clock();
+        }
       }
     }
     this.#limit();
@@ -240,6 +247,7 @@ export class RingRecords {
       read.activatesAt === record.activatesAt &&
       equal(read.commitment, record.commitment) &&
       mergeRecords(read, record).wraps.length === read.wraps.length &&
+      record.wraps.every(({ kms }) => !this.#kms.has(kms) || read.wraps.some((wrap) => wrap.kms === kms)) &&
       read.wraps
         .filter(({ kms }) => this.#kms.has(kms))
         .every(
@@ -250,15 +258,20 @@ export class RingRecords {
     );
   }
 
-  /** Whether a KMS that gave no answer may yet open this record. */
-  isPending(keyId: string, { record, dataKey, failure, refusedAt }: RingEntry): boolean {
+  /**
+   * Whether a KMS that gave no answer may yet open this record. Not for ever: of several KMSs one may be out for long, and somebody's junk may name it.
+   */
+  isPending(keyId: string, { record, dataKey, failure, refusedAt, firstSeenAt }: RingEntry): boolean {
     if (record.state !== RecordState.enabled || this.#options.revoked.has(keyId)) return false;
-    return dataKey === undefined && failure !== undefined && refusedAt === undefined;
+    const { clock, refusedRetryMs } = this.#options;
+    const isHoped = elapsed(clock(), firstSeenAt) < refusedRetryMs;
+    return dataKey === undefined && failure !== undefined && refusedAt === undefined && isHoped;
   }
 
   /** Whether this record was not sent to the KMSs yet. */
   isUntried(keyId: string, entry: RingEntry): boolean {
-    return entry.failure === undefined && entry.refusedAt === undefined && this.#mayVerify(keyId, entry);
+    const { dataKey, failure, refusedAt } = entry;
+    return dataKey === undefined && failure === undefined && refusedAt === undefined && this.#mayVerify(keyId, entry);
   }
 
   /** @returns Why a key is not at hand: the error of a KMS that gave no answer, or else of one that refused. */
@@ -292,6 +305,7 @@ export class RingRecords {
       dataKey.wipe();
       return;
     }
+    if (!entry.verified) this.#unverified--;
     entry.dataKey = dataKey;
     entry.verified = true;
     entry.openedBy = kms;
@@ -339,7 +353,12 @@ export class RingRecords {
       entry.record = { ...first, state: Math.max(...records.map(({ state }) => state)) as RecordState };
     }
     if (entry.dataKey === undefined) entry.refusedAt = undefined;
-    if (entry.record.state !== RecordState.enabled) this.#drop(keyId, entry);
+    if (entry.record.state === RecordState.enabled) return true;
+    if (entry.dataKey !== undefined) {
+      const state = entry.record.state === RecordState.retired ? "retired" : "revoked";
+      report({ type: "key-ended", ring: this.#ring, keyId, state });
+    }
+    this.#drop(keyId, entry);
     return true;
   }
 
@@ -362,9 +381,10 @@ export class RingRecords {
   }
 
   #add(keyId: string, record: KeyRecord, now: number): RingEntry | undefined {
-    if (this.#entries.size >= MAX_ENTRIES) this.#dropOldestTombstone();
-    const room = this.#wanted.has(keyId) ? 2 * MAX_ENTRIES : MAX_ENTRIES;
-    if (this.#entries.size >= room) return this.#refuse(keyId, "too many records");
+    if (this.#unverified >= MAX_UNVERIFIED && !this.#makeRoomFor(keyId, record)) {
+      return this.#refuse(keyId, "too many records");
+    }
+    this.#unverified++;
     const entry: RingEntry = {
       record,
       candidates: [],
@@ -385,14 +405,26 @@ export class RingRecords {
     return entry;
   }
 
-  /** A ring collects tombstones over the years: they must not keep new keys out. */
-  #dropOldestTombstone(): void {
+  /**
+   * A ring collects tombstones over the years, and somebody may fill it with more of them: what has ended gives way, unless this process had opened
+   * the key and can say for sure that it may not come back.
+   */
+  #makeRoomFor(keyId: string, { state }: KeyRecord): boolean {
+    const isWanted = this.#wanted.has(keyId);
+    if (state !== RecordState.enabled && !isWanted) return false;
     let oldest: [string, RingEntry] | undefined;
-    for (const [keyId, entry] of this.#entries) {
-      if (entry.record.state !== RecordState.retired) continue;
-      if (oldest === undefined || entry.record.activatesAt < oldest[1].record.activatesAt) oldest = [keyId, entry];
+    const age = ({ copies, record }: RingEntry) => (copies.length === 0 ? NEVER : record.activatesAt);
+    for (const [id, entry] of this.#entries) {
+      if (entry.verified || entry.record.state === RecordState.enabled || this.#wanted.has(id)) continue;
+      if (oldest === undefined || age(entry) < age(oldest[1])) oldest = [id, entry];
     }
-    if (oldest !== undefined) this.#entries.delete(oldest[0]);
+    if (oldest === undefined) return isWanted && this.#unverified < 2 * MAX_UNVERIFIED;
+    this.#forgetEntry(oldest[0]);
+    return true;
+  }
+
+  #forgetEntry(keyId: string): void {
+    if (this.#entries.delete(keyId)) this.#unverified--;
   }
 
   #noteOtherWraps(known: RingEntry, { wraps }: KeyRecord): void {
@@ -415,8 +447,14 @@ export class RingRecords {
     if (stranger !== undefined) return true;
     if (record.state !== RecordState.enabled || this.#options.revoked.has(keyId)) return false;
     if (dataKey !== undefined) return [...otherWraps.values()].some(({ opens }) => opens === undefined);
+    if (!(entry.verified ? [record] : entry.candidates).some((candidate) => this.#isOurs(candidate))) return false;
     const { clock, refusedRetryMs } = this.#options;
     return refusedAt === undefined || elapsed(clock(), refusedAt) >= refusedRetryMs;
+  }
+
+  /** Whether a KMS of this process could open the record. */
+  #isOurs({ wraps }: KeyRecord): boolean {
+    return wraps.some(({ kms }) => this.#kms.has(kms));
   }
 
   async #verify(keyId: string, entry: RingEntry): Promise<void> {
@@ -509,7 +547,8 @@ function onlyBy(record: KeyRecord, isMeant: (kms: string) => boolean): KeyRecord
   return { ...record, wraps: record.wraps.filter(({ kms }) => isMeant(kms)) };
 }
 
-async function inGroups<T>(items: readonly T[], run: (item: T) => Promise<void>): Promise<void> {
+/** Runs something for each item, a few at a time: neither a KMS nor a store is to be flooded. */
+export async function inGroups<T>(items: readonly T[], run: (item: T) => Promise<void>): Promise<void> {
   for (let from = 0; from < items.length; from += CONCURRENT_CALLS) {
     await Promise.all(items.slice(from, from + CONCURRENT_CALLS).map(run));
   }

@@ -18,6 +18,10 @@ import { ReplicatedWriter } from "./replicated-write.js";
 import { unavailable } from "./store-error.js";
 import { emitWarning, type RedisWarning } from "./warning.js";
 
+/** A ring holds some kilobytes. Whoever fills it must not fill the memory of every process that reads it. */
+const MAX_RING_BYTES = 16 * 1_048_576;
+const MAX_RECORDS = 65_536;
+
 /**
  * KEYS[1] hash. As a script it goes to the master whatever the client's `scaleReads`. PERSIST does nothing to a key without expiry; it is
  * here because a server that was demoted refuses it, and so does not answer from an old copy. Any other refusal (a disk that is full, too
@@ -26,6 +30,11 @@ import { emitWarning, type RedisWarning } from "./warning.js";
 const READ = `
 local persisted = redis.pcall('PERSIST', KEYS[1])
 if type(persisted) == 'table' and persisted.err and string.find(persisted.err, 'READONLY', 1, true) then return persisted end
+if redis.call('HLEN', KEYS[1]) > ${MAX_RECORDS} then return redis.error_reply('RINGTOOLARGE') end
+local fields = redis.call('HKEYS', KEYS[1])
+local size = 0
+for _, field in ipairs(fields) do size = size + #field + redis.call('HSTRLEN', KEYS[1], field) end
+if size > ${MAX_RING_BYTES} then return redis.error_reply('RINGTOOLARGE') end
 return redis.call('HGETALL', KEYS[1])`;
 
 /**
@@ -157,7 +166,9 @@ class HashKeyRingStore implements RedisKeyRingStore {
     const key = this.#key(ring);
     requireKeyId("keyId", keyId);
     const bytes = Buffer.from(requireRecord("record", record));
-    const expectation = expected === undefined ? ["0", ""] : ["1", Buffer.from(requireRecord("expected", expected))];
+    if (expected !== undefined && !(expected instanceof Uint8Array))
+      throw new TypeError("expected must be a Uint8Array");
+    const expectation = expected === undefined ? ["0", ""] : ["1", Buffer.from(expected)];
     const wanted = [...new Set(onlyIfKeyIds)];
     for (const id of wanted) requireKeyId("onlyIfKeyIds", id);
     this.#requireOpen();
