@@ -157,3 +157,18 @@ function readUint(bytes: Uint8Array, offset: number, length: number): number {
   for (let i = offset; i < offset + length; i++) value = value * 256 + (bytes[i] ?? 0);
   return value;
 }
+
+/** Bytes of an envelope that {@link peekEnvelope} looks at. */
+export const PEEK_BYTES = KEY_ID_OFFSET + KEY_ID_BYTES;
+
+/**
+ * Reads what the beginning of an envelope tells, without the rest.
+ *
+ * @param head - At least the first {@link PEEK_BYTES} of it.
+ * @returns `undefined` when this is the beginning of no envelope.
+ */
+export function peekEnvelope(head: Uint8Array): Pick<EnvelopeHeader, "keyId" | "clientBound"> | undefined {
+  const [magic, second = 0] = head;
+  if (head.length < PEEK_BYTES || magic !== MAGIC || second >> 4 !== VERSION) return undefined;
+  return { keyId: head.subarray(KEY_ID_OFFSET, PEEK_BYTES), clientBound: (second & FLAG_CLIENT_BOUND) !== 0 };
+}

@@ -5,6 +5,14 @@
  * @packageDocumentation
  */
 export type { RandomFill } from "./aead.js";
+export {
+  asBulkStore,
+  type BulkEnvelopeStore,
+  type EnvelopeChange,
+  type EnvelopePage,
+  type WalkOptions,
+  type WalkPosition,
+} from "./bulk-store.js";
 export { type CodecLimits, type DecodeOptions, decode, encode } from "./codec.js";
 export { type DataKey, type KeyRecord, RecordState, type WrappedKey } from "./data-key.js";
 export { DIAGNOSTICS_CHANNEL, type DiagnosticEvent } from "./diagnostics.js";
@@ -44,4 +52,11 @@ export type { KeyState } from "./ring-records.js";
 export type { Schedule } from "./schedule.js";
 export { type OpenOptions, Sealer, type SealerOptions, type SealOptions } from "./sealer.js";
 export { createSessionId, type StoredIdMode, storedIdOf } from "./session-id.js";
+export {
+  type RotateSessionsOptions,
+  type RotationCounts,
+  type RotationProgress,
+  type RotationReport,
+  rotateSessions,
+} from "./session-rotation.js";
 export { SessionStore, type SessionStoreOptions } from "./session-store.js";

@@ -510,6 +510,7 @@ export class KeyRing {
       // The ring cannot be read: what this process knows goes on.
       if (this.#chooseNow() === undefined) throw error;
     }
+    this.#enforceOutageLimit(this.clock());
     if (this.#current === undefined && this.#mayPublish()) {
       await this.#whileClosing(this.#publisher.publish({ delayMs: 0, unless: () => this.#current?.keyId }));
     }

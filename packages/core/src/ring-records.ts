@@ -382,7 +382,8 @@ export class RingRecords {
 
   #add(keyId: string, record: KeyRecord, now: number): RingEntry | undefined {
     if (this.#unverified >= MAX_UNVERIFIED && !this.#makeRoomFor(keyId, record)) {
-      return this.#refuse(keyId, "too many records");
+      // Old tombstones are no reason for an alarm: one that is needed is found all the same.
+      return record.state === RecordState.enabled ? this.#refuse(keyId, "too many records") : undefined;
     }
     this.#unverified++;
     const entry: RingEntry = {

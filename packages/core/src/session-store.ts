@@ -2,9 +2,10 @@
  * Web sessions as an application sees them: objects under session ids, in a store that only holds envelopes.
  */
 import { requireInteger, requireMethods } from "./argument.js";
+import { asBulkStore } from "./bulk-store.js";
 import { base64url } from "./bytes.js";
 import { report } from "./diagnostics.js";
-import { parseEnvelope } from "./envelope.js";
+import { PEEK_BYTES, parseEnvelope, peekEnvelope } from "./envelope.js";
 import { type EnvelopeStore, MAX_TTL_MS } from "./envelope-store.js";
 import { codeOf, hasCode, SealedSessionError, UnsupportedValueError } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
@@ -15,10 +16,6 @@ const DEFAULT_IDLE_SECONDS = 86_400;
 const MAX_SECONDS = MAX_TTL_MS / 1000;
 /** Each failed attempt means that another writer succeeded. */
 const UPDATE_ATTEMPTS = 16;
-/** Sessions that are read at the same time while they are counted. */
-const COUNTED_AT_ONCE = 64;
-/** Also what another process was allowed to write. */
-const MAX_COUNTED_BYTES = 512 * 1_048_576;
 
 /** Options of {@link SessionStore}. Times are in seconds, 1 to 315360000 (ten years of 365 days). */
 export interface SessionStoreOptions extends SealerOptions {
@@ -247,26 +244,20 @@ export class SessionStore<T = unknown> {
   /**
    * Walks over all sessions and counts them by the key that sealed them; opens none. For operators, and for the ring before it retires a key.
    *
-   * @returns How many there are under each key, by key id in base64url. What is no envelope is not counted.
+   * @returns How many there are under each key, by key id in base64url. What is no envelope is not counted; a session that
+   *   moves to another node meanwhile may be counted twice, but none is left out.
    * @throws SealedSessionError `STORE_UNAVAILABLE`.
    */
   async countByKey(): Promise<Map<string, number>> {
     const counts = new Map<string, number>();
-    const count = async (storedId: string) => {
-      const bytes = await this.#store.get(storedId);
-      const envelope = bytes === undefined ? undefined : parseEnvelope(bytes, MAX_COUNTED_BYTES);
-      if (envelope === undefined) return;
-      const keyId = base64url(envelope.keyId);
-      counts.set(keyId, (counts.get(keyId) ?? 0) + 1);
-    };
-    let running: Promise<void>[] = [];
-    for await (const storedId of this.#store.scan()) {
-      running.push(count(storedId));
-      if (running.length < COUNTED_AT_ONCE) continue;
-      await Promise.all(running);
-      running = [];
-    }
-    await Promise.all(running);
+    await asBulkStore(this.#store).walk(async (page) => {
+      for (const head of await page.peek(page.storedIds, PEEK_BYTES)) {
+        const envelope = head === undefined ? undefined : peekEnvelope(head);
+        if (envelope === undefined) continue;
+        const keyId = base64url(envelope.keyId);
+        counts.set(keyId, (counts.get(keyId) ?? 0) + 1);
+      }
+    });
     return counts;
   }
 

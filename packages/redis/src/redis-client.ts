@@ -11,6 +11,8 @@ export interface RedisCommands {
   getexBuffer(key: string): Promise<Buffer | null>;
   /** GETEX PX: reads and sets the time to live, in milliseconds. */
   getexBuffer(key: string, px: "PX", ms: number): Promise<Buffer | null>;
+  /** GETRANGE: the bytes from `first` to `last`, both included. */
+  getrangeBuffer(key: string, first: number, last: number): Promise<Buffer>;
   /** SET PX. */
   set(key: string, value: Buffer, px: "PX", ms: number): Promise<string | null>;
   /** SET PX NX: only where there is no key. */
@@ -49,6 +51,10 @@ export interface RedisServer {
     count: "COUNT",
     keys: number,
   ): Promise<[cursor: Buffer, keys: Buffer[]]>;
+  /** DBSIZE. */
+  dbsize(): Promise<number>;
+  /** Begins a pipeline. */
+  pipeline(): RedisPipeline;
   /** Makes another connection to the same server. */
   duplicate(options: DuplicateOptions): RedisConnection;
 }
@@ -105,6 +111,12 @@ export interface RedisConnection {
 export interface RedisPipeline {
   /** EVAL, of a script on one key. */
   eval(script: string, keyCount: number, ...keysAndArguments: (string | Buffer)[]): unknown;
+  /** EVALSHA, of a script that the server knows. */
+  evalsha(sha1: string, keyCount: number, ...keysAndArguments: (string | Buffer)[]): unknown;
+  /** GETEX without options. */
+  getexBuffer(key: string): unknown;
+  /** GETRANGE. */
+  getrangeBuffer(key: string, first: number, last: number): unknown;
   /** WAIT: for how many replicas, and how long, in milliseconds. */
   wait(replicas: number, timeoutMs: number): unknown;
   /** Sends the commands and resolves to their replies. */

@@ -2,19 +2,24 @@
  * Envelopes in Redis Cluster or one Redis: one key each, one command a request.
  */
 import {
+  type BulkEnvelopeStore,
   type CompareAndSetOptions,
   type DestroyEnvelopeOptions,
-  type EnvelopeStore,
+  type EnvelopeChange,
+  type EnvelopePage,
   type GetEnvelopeOptions,
   MAX_TTL_MS,
   type SetEnvelopeOptions,
+  type WalkOptions,
 } from "@sealed-session/core";
 import { withinDeadline } from "./deadline.js";
+import { type ViewTimes, viewMasters } from "./master-view.js";
 import { askRedis } from "./redirection.js";
 import { type RedisClient, type RedisCommands, readsFromMaster, requireClient } from "./redis-client.js";
 import { requireEnvelope, requireStoredId, requireTimeout, requireTtl, sessionPrefix } from "./redis-key.js";
 import { scanStoredIds } from "./scan.js";
 import { runScript, script } from "./script.js";
+import { type BulkCommands, isPipeline, walkPages } from "./walk.js";
 
 /** Replies by which PTTL says that there is no key, or none that expires. */
 const NO_KEY = -2;
@@ -38,6 +43,15 @@ return redis.call('UNLINK', KEYS[1])`);
 
 /** PTTL counts as a read, and ioredis may send it to a replica; a script goes to the master. */
 const MASTER_PTTL = script("return redis.call('PTTL', KEYS[1])");
+
+/** One that the server does not know is run again, by {@link runScript}. */
+function changeCommand(redis: BulkCommands, key: string, { expected, envelope }: EnvelopeChange): unknown {
+  const [command, ...args] =
+    envelope === undefined
+      ? ([COMPARE_AND_DESTROY, asBuffer(expected)] as const)
+      : ([COMPARE_AND_SET, asBuffer(expected), asBuffer(envelope), ""] as const);
+  return isPipeline(redis) ? redis.evalsha(command.sha1, 1, key, ...args) : runScript(redis, command, key, ...args);
+}
 
 /** Options of {@link redisStore}. */
 export interface RedisStoreOptions {
@@ -82,11 +96,11 @@ export interface RedisStoreOptions {
  * @param client - `Redis` or `Cluster` of ioredis 6, without `keyPrefix`.
  * @throws TypeError or RangeError when an argument is wrong.
  */
-export function redisStore(client: RedisClient, options: RedisStoreOptions = {}): EnvelopeStore {
+export function redisStore(client: RedisClient, options: RedisStoreOptions = {}): BulkEnvelopeStore {
   return new RedisStore(client, options);
 }
 
-class RedisStore implements EnvelopeStore {
+class RedisStore implements BulkEnvelopeStore {
   readonly #client: RedisClient;
   readonly #prefix: string;
   readonly #commandTimeoutMs: number;
@@ -179,10 +193,29 @@ class RedisStore implements EnvelopeStore {
    * a key twice and slots may move meanwhile; it goes back to masters that took slots over, until the slots have come to rest.
    */
   scan(): AsyncIterable<string> {
-    return scanStoredIds(this.#client, this.#prefix, {
-      commandTimeoutMs: this.#commandTimeoutMs,
-      failoverTimeoutMs: this.#failoverTimeoutMs,
-    });
+    return scanStoredIds(this.#client, this.#prefix, this.#times);
+  }
+
+  /**
+   * As `scan`, all masters side by side: SCAN with GETRANGE, GETEX and a script, pipelined page by page. It remembers no ids, so one may be visited
+   * again.
+   */
+  walk(visit: (page: EnvelopePage) => Promise<void>, options: WalkOptions = {}): Promise<void> {
+    const walked = { client: this.#client, prefix: this.#prefix, times: this.#times, change: changeCommand };
+    return walkPages(walked, visit, options);
+  }
+
+  /** By DBSIZE: counts all keys of the servers, also those of others. */
+  async estimate(): Promise<number> {
+    const masters = await viewMasters(this.#client, this.#prefix, this.#times);
+    const sizes = [...masters.values()].map(({ server }) =>
+      withinDeadline(this.#commandTimeoutMs, () => server.dbsize()),
+    );
+    return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
+  }
+
+  get #times(): ViewTimes {
+    return { commandTimeoutMs: this.#commandTimeoutMs, failoverTimeoutMs: this.#failoverTimeoutMs };
   }
 
   #key(storedId: string): string {
@@ -208,4 +241,9 @@ class RedisStore implements EnvelopeStore {
   #ask<T>(work: (redis: RedisCommands) => Promise<T>): Promise<T> {
     return askRedis(this.#client, this.#commandTimeoutMs, work);
   }
+}
+
+/** The same bytes: ioredis wants a Buffer. */
+function asBuffer({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {
+  return Buffer.from(buffer, byteOffset, byteLength);
 }

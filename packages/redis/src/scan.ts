@@ -10,7 +10,7 @@ import { escapeGlob, isStoredId } from "./redis-key.js";
 /** Keys that a server looks at for one command: it is busy for a fraction of a millisecond. */
 const KEYS_PER_COMMAND = 512;
 /** Walks over one master that broke off, in all, before the scan does. */
-const MAX_FAILURES = 20;
+export const MAX_FAILURES = 20;
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -57,8 +57,11 @@ export async function* scanStoredIds(
   }
 }
 
-interface ScanPage {
+/** What one SCAN returned. */
+export interface ScanPage {
+  /** Where to go on; "0" at the end. */
   readonly cursor: string;
+  /** The stored ids among the keys. */
   readonly storedIds: readonly string[];
 }
 
@@ -66,7 +69,7 @@ interface ScanPage {
  * Masters that import slots and have not been walked since everything else was. Only once for the same slots: what leaves its source
  * from now on has been met there.
  */
-function importersToWalk(
+export function importersToWalk(
   masters: ReadonlyMap<string, MasterView>,
   walkedLast: Map<string, string>,
 ): [string, MasterView][] {
@@ -77,7 +80,13 @@ function importersToWalk(
   return importers;
 }
 
-async function scanPage(server: RedisServer, prefix: string, cursor: string, times: ViewTimes): Promise<ScanPage> {
+/** Looks at some hundred keys of one master. */
+export async function scanPage(
+  server: RedisServer,
+  prefix: string,
+  cursor: string,
+  times: ViewTimes,
+): Promise<ScanPage> {
   const [next, keys] = await withinDeadline(times.commandTimeoutMs, () =>
     server.scanBuffer(cursor, "MATCH", `${escapeGlob(prefix)}*`, "COUNT", KEYS_PER_COMMAND),
   );
