@@ -28,6 +28,7 @@ import { kmsFailure } from "./kms-failure.js";
 const DATA_KEY_BYTES = 32;
 /** Format 5.1. KMS itself makes about 200 for a data key. */
 const MAX_WRAPPED_BYTES = 4096;
+const ANYTHING = /^/;
 
 /** What the SDK's `send` is given beside the command. */
 export interface KmsSendOptions {
@@ -228,6 +229,9 @@ class KeyInAws implements AwsKms {
       if (!signal?.aborted) throw kmsFailure(this.name, operation, error);
       const message = `AWS KMS ${operation}: the call was aborted`;
       throw new KmsError("KMS_UNREACHABLE", message, { kms: this.name, cause: signal.reason });
+    } finally {
+      // The SDK matches what it decodes from base64, and `RegExp.input` keeps the text, a key, until something else is matched.
+      ANYTHING.test("");
     }
   }
 
@@ -260,10 +264,15 @@ interface Answer {
   readonly $metadata: { readonly requestId?: string | undefined };
 }
 
-/** The SDK decodes into a shared pool of buffers: the receiver gets an array of its own, and the pool's bytes are wiped. */
+/**
+ * The SDK decodes into a shared pool of buffers: the receiver gets an array of its own, and the pool's bytes are wiped. The array is made of an
+ * ArrayBuffer because V8 keeps other small ones on its heap: their bytes are copied when they are collected or used in native code, and what they were
+ * copied from is never wiped.
+ */
 function takeSecret(bytes: Uint8Array | undefined): Uint8Array | undefined {
   if (bytes === undefined) return undefined;
-  const own = new Uint8Array(bytes);
+  const own = new Uint8Array(new ArrayBuffer(bytes.length));
+  own.set(bytes);
   bytes.fill(0);
   return own;
 }

@@ -17,6 +17,7 @@ import { codeOf, rejected, SealedSessionError } from "./errors.js";
 import { isKeyId, type KeyRingStore } from "./key-ring-store.js";
 import type { Kms } from "./kms.js";
 import { KmsSet } from "./kms-set.js";
+import { Pace } from "./pace.js";
 import { RingPublisher } from "./ring-publisher.js";
 import { RingReader } from "./ring-reader.js";
 import { elapsed, type KeyState, type RingEntry, RingRecords } from "./ring-records.js";
@@ -35,6 +36,9 @@ const REFUSED_INTERVALS = 5;
 /** Refresh intervals by which the next key is published ahead, and the least of them. */
 const LEAD_INTERVALS = 4;
 const LEAST_LEAD_INTERVALS = 2;
+/** Times that a process without a key asks the ring and the KMS in one refresh interval, and how many of them at once. */
+const STARTS_PER_INTERVAL = 60;
+const START_BURST = 5;
 /** Allowance of format 5.6, before a key retires. */
 const RETIREMENT_SLACK_MS = HOUR_MS;
 
@@ -113,8 +117,13 @@ export interface KeyRingOptions {
 export interface Population {
   /** The longest time that one of them lives without being written or touched, in milliseconds. */
   readonly maxTtlMs: number;
-  /** Counts them all. @returns How many are sealed under each key, by key id in base64url. */
-  count(): Promise<ReadonlyMap<string, number>>;
+  /**
+   * Counts them all.
+   *
+   * @returns How many are sealed under each key, by key id in base64url.
+   * @defaultValue Nobody can count them: no key of the ring retires.
+   */
+  count?(): Promise<ReadonlyMap<string, number>>;
 }
 
 /** Options of {@link KeyRing.publish}. */
@@ -169,6 +178,8 @@ export class KeyRing {
   readonly #unknown = new Map<string, number>();
   /** When this process will try to retire a key: drawn for each, so that one process does it. */
   readonly #retireAt = new Map<string, number>();
+  /** How often a count has kept a key from retiring. */
+  readonly #refusals = new Map<string, number>();
   #current: DataKey | undefined;
   #chooseAgainAt = 0;
   #chosenAt = 0;
@@ -176,6 +187,10 @@ export class KeyRing {
   #stopsAt: ReadonlyMap<string, number> = new Map();
   #recheckedAt = NEVER;
   #starting: Promise<DataKey> | undefined;
+  /** Why no key could be had when that was last tried; tried again only at a pace, however many requests come. */
+  #startFailure: unknown;
+  readonly #startPace: Pace;
+  #retiring: Promise<void> | undefined;
   #catchingUp: Promise<void> | undefined;
   #maintaining: Promise<void> | undefined;
   #cancelTimer: (() => void) | undefined;
@@ -220,6 +235,7 @@ export class KeyRing {
     this.random = options.random ?? backend.randomFill;
     this.#schedule = options.schedule ?? systemSchedule;
     const { name, clock } = this;
+    this.#startPace = new Pace(clock, refresh / STARTS_PER_INTERVAL, START_BURST);
     const schedule = this.#schedule;
     const maxSenders = requireInteger("maxCachedSenders", options.maxCachedSenders ?? 1024, 1, 1_000_000);
     const timeoutMs = requireInteger("kmsTimeoutMs", options.kmsTimeoutMs ?? 5000, 1, 600_000);
@@ -271,10 +287,18 @@ export class KeyRing {
   async ready(): Promise<void> {
     await this.current();
     const entries = () => this.#records.entries();
-    while (entries().some(([keyId, entry]) => this.#records.isUntried(keyId, entry))) await this.#records.verify();
+    const untried = () => entries().filter(([keyId, entry]) => this.#records.isUntried(keyId, entry)).length;
+    for (
+      let before = Number.POSITIVE_INFINITY, now = untried();
+      now > 0 && now < before;
+      before = now, now = untried()
+    ) {
+      await this.#records.verify();
+    }
     const pending = entries().find(([keyId, entry]) => this.#records.isPending(keyId, entry));
     if (pending !== undefined) {
       await this.#records.verify();
+      this.#chooseNow();
       const [keyId, entry] = pending;
       if (this.#records.isPending(keyId, entry)) {
         throw this.#unavailable("a KMS that gives no answer keeps a key from being opened", entry.failure);
@@ -295,9 +319,20 @@ export class KeyRing {
     const warm = this.currentIfWarm();
     if (warm !== undefined) return warm;
     // Many requests may find the ring cold at once.
-    this.#starting ??= this.#start().finally(() => {
-      this.#starting = undefined;
-    });
+    if (this.#starting === undefined) {
+      if (this.#startFailure !== undefined && !this.#startPace.tryTake()) throw this.#startFailure;
+      this.#starting = this.#start().finally(() => {
+        this.#starting = undefined;
+      });
+      this.#starting.then(
+        () => {
+          this.#startFailure = undefined;
+        },
+        (error: unknown) => {
+          this.#startFailure = error;
+        },
+      );
+    }
     return this.#starting;
   }
 
@@ -440,18 +475,21 @@ export class KeyRing {
    * copies of that lie (crypto-shredding). The ring does so by itself where `rotation` is automatic.
    *
    * @param keyId - In base64url, as {@link KeyRing.status} shows it.
+   * A process that is cut off from the ring goes on with the key that it knows until the end of the sealing age, so an enabled key cannot retire
+   * before. One that was revoked can at once.
+   *
    * @throws SealedSessionError `KEY_IN_USE` while the key may seal, something is sealed under it, or nothing is attached to the ring that could
    *   count; `STORE_UNAVAILABLE`, `KEY_UNAVAILABLE`, `CLOSED`. RangeError when the ring has no such key.
    */
   async retire(keyId: string): Promise<void> {
     await this.#readFor(keyId);
     const entry = this.#records.get(keyId) as RingEntry;
-    const stopsAt = Math.min(this.#stopsAtOf(entry), entry.record.activatesAt + this.#maxSealingAgeMs);
-    const isRevoked = entry.record.state !== RecordState.enabled;
-    if (!isRevoked && (await this.#publisher.now()) < stopsAt + LEAST_LEAD_INTERVALS * this.#refreshIntervalMs) {
+    const isEnabled = entry.record.state === RecordState.enabled;
+    const stopsAt = entry.record.activatesAt + this.#maxSealingAgeMs + LEAST_LEAD_INTERVALS * this.#refreshIntervalMs;
+    if (isEnabled && (await this.#publisher.now()) < stopsAt) {
       throw new SealedSessionError("KEY_IN_USE", `ring ${this.name}: some process may still seal with this key`);
     }
-    if (this.#populations.length === 0) {
+    if (this.#populations.length === 0 || this.#populations.some(({ count }) => count === undefined)) {
       throw new SealedSessionError(
         "KEY_IN_USE",
         `ring ${this.name}: no session store of this process counts what the key sealed`,
@@ -511,8 +549,9 @@ export class KeyRing {
       if (this.#chooseNow() === undefined) throw error;
     }
     this.#enforceOutageLimit(this.clock());
-    if (this.#current === undefined && this.#mayPublish()) {
-      await this.#whileClosing(this.#publisher.publish({ delayMs: 0, unless: () => this.#current?.keyId }));
+    if (this.#current === undefined && this.#isAutomatic && !this.#publisher.isPausing) {
+      const unless = () => this.#current?.keyId ?? this.#hopefulKeyId();
+      if (unless() === undefined) await this.#whileClosing(this.#publisher.publish({ delayMs: 0, unless }));
     }
     if (this.#current !== undefined) return this.#current;
     throw this.#unavailable(
@@ -521,17 +560,14 @@ export class KeyRing {
     );
   }
 
-  /** Not while a young key only waits to be confirmed, or for a KMS that gives no answer now. */
-  #mayPublish(): boolean {
+  /** The key that would seal if it were confirmed, or opened by a KMS that gives no answer now: while there is one, no other is published. */
+  #hopefulKeyId(): string | undefined {
     const hopeful = this.#records
       .entries()
       .filter(([keyId, entry]) => entry.dataKey !== undefined || this.#records.isPending(keyId, entry))
       .map(([, entry]) => entry.record);
-    return (
-      this.#isAutomatic &&
-      chooseCurrent(hopeful, this.clock(), { maxSealingAgeMs: this.#maxSealingAgeMs }) === undefined &&
-      !this.#publisher.isPausing
-    );
+    const chosen = chooseCurrent(hopeful, this.clock(), { maxSealingAgeMs: this.#maxSealingAgeMs });
+    return chosen === undefined ? undefined : keyIdOf(chosen);
   }
 
   /** Shared by all who find the ring cold, or stale after a time in which no timer ran. */
@@ -564,10 +600,15 @@ export class KeyRing {
     if (!this.#isAutomatic) return;
     try {
       await this.#publishWhenDue();
-      await this.#retireWhenDue();
     } catch (error) {
       this.#reportFailedRotation(error);
     }
+    // Counting may take minutes, and the ring has to be read meanwhile.
+    this.#retiring ??= this.#retireWhenDue()
+      .catch((error: unknown) => this.#reportFailedRotation(error))
+      .finally(() => {
+        this.#retiring = undefined;
+      });
   }
 
   #maintainInBackground(): void {
@@ -597,11 +638,10 @@ export class KeyRing {
   /** Asks the KMSs again, a refresh interval early rather than late. */
   async #recheckWhenDue(): Promise<void> {
     const now = this.clock();
-    const isFirst = this.#recheckedAt === NEVER;
-    if (!isFirst && elapsed(now, this.#recheckedAt) + this.#refreshIntervalMs < this.#recheckIntervalMs) return;
+    const { allowedSince } = this.#records;
+    if (this.#closed || allowedSince === Number.POSITIVE_INFINITY) return;
+    if (elapsed(now, allowedSince) + this.#refreshIntervalMs < this.#recheckIntervalMs) return;
     this.#recheckedAt = now;
-    // At first all keys have just been opened.
-    if (isFirst || this.#closed) return;
     await this.#records.recheck();
     this.#chooseNow();
   }
@@ -635,12 +675,18 @@ export class KeyRing {
    * the whole fleet.
    */
   async #retireWhenDue(): Promise<void> {
-    if (this.#populations.length === 0) return;
+    if (this.#populations.length === 0 || this.#populations.some(({ count }) => count === undefined)) return;
     const now = this.clock();
     const longestTtlMs = Math.max(...this.#populations.map(({ maxTtlMs }) => maxTtlMs));
     const unusedAfterMs = this.#maxSealingAgeMs + longestTtlMs + this.#resealAfterMs + RETIREMENT_SLACK_MS;
-    const isDone = ([, { record, verified }]: [string, RingEntry]) =>
-      verified && record.state !== RecordState.retired && now >= record.activatesAt + unusedAfterMs;
+    // Not the newest, nor the one that seals, whatever a wrong clock says.
+    const newest = this.#newestUsable();
+    const isDone = ([keyId, entry]: [string, RingEntry]) =>
+      entry.verified &&
+      entry !== newest &&
+      keyId !== this.#current?.keyId &&
+      entry.record.state !== RecordState.retired &&
+      now >= entry.record.activatesAt + unusedAfterMs;
     const done = this.#records.entries().filter(isDone);
     for (const keyId of [...this.#retireAt.keys()])
       if (!done.some(([id]) => id === keyId)) this.#retireAt.delete(keyId);
@@ -653,8 +699,12 @@ export class KeyRing {
     await this.#publisher.now();
     const counts = await this.#countAll();
     for (const [keyId] of due) {
-      this.#retireAt.set(keyId, now + this.#rotationPeriodMs);
+      // Each count costs a walk over all sessions: what is left under a key for long is asked about less and less often.
+      const refusals = Math.min((this.#refusals.get(keyId) ?? 0) + 1, 5);
+      this.#refusals.set(keyId, refusals);
+      this.#retireAt.set(keyId, now + 2 ** refusals * this.#rotationPeriodMs * (1 + this.#draw()));
       const sessions = counts.get(keyId) ?? 0;
+      if (this.#closed) return;
       if (sessions === 0) await this.#writeTombstone(keyId);
       else report({ type: "key-retirement-refused", ring: this.name, keyId, sessions });
     }
@@ -663,7 +713,7 @@ export class KeyRing {
   async #countAll(): Promise<ReadonlyMap<string, number>> {
     const sum = new Map<string, number>();
     for (const population of this.#populations) {
-      for (const [keyId, count] of await population.count()) sum.set(keyId, (sum.get(keyId) ?? 0) + count);
+      for (const [keyId, count] of (await population.count?.()) ?? []) sum.set(keyId, (sum.get(keyId) ?? 0) + count);
     }
     return sum;
   }
@@ -690,7 +740,8 @@ export class KeyRing {
   }
 
   #enforceOutageLimit(now: number): void {
-    if (now < this.#records.servesUntil) return;
+    // Whether the KMS is really out is just being found out.
+    if (now < this.#records.servesUntil || this.#catchingUp !== undefined) return;
     this.#records.enforceOutageLimit();
     this.#choose(now);
   }
@@ -740,10 +791,6 @@ export class KeyRing {
         if (time > now && time < this.#chooseAgainAt) this.#chooseAgainAt = time;
       }
     }
-  }
-
-  #stopsAtOf({ record }: RingEntry): number {
-    return this.#stopsAt.get(latin1(record.commitment, 0, KEY_ID_BYTES)) ?? Number.POSITIVE_INFINITY;
   }
 
   /** A ring that was closed meanwhile says so, whatever else came of it. */

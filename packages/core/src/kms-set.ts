@@ -99,6 +99,7 @@ export class KmsSet {
               (options) => kms.generate(context, options),
               ({ dataKey }) => wipe(dataKey),
             );
+            if (generated.dataKey.length !== KEY_BYTES) throw new RangeError(`a data key must have ${KEY_BYTES} bytes`);
             bytes = generated.dataKey;
             wraps.push({ kms: kms.name, wrapped: generated.wrapped });
           } else {

@@ -1,7 +1,7 @@
 /**
  * What changes a ring in its store: new keys, revocations and tombstones (format 5.4 to 5.6). Each is written on a condition, and read back.
  */
-import { type DataKey, encodeRecord, keyIdOf, type RecordState } from "./data-key.js";
+import { type DataKey, encodeRecord, type KeyRecord, keyIdOf, RecordState } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { SealedSessionError } from "./errors.js";
 import type { KeyRingStore } from "./key-ring-store.js";
@@ -10,6 +10,8 @@ import type { RingReader } from "./ring-reader.js";
 import { elapsed, type RingEntry, type RingRecords } from "./ring-records.js";
 
 const ATTEMPTS = 3;
+/** Calls in a row that make no key, after which the next one waits. */
+const FREE_FAILURES = 2;
 
 /** How a {@link RingPublisher} behaves. Times are in milliseconds. */
 export interface RingPublisherOptions {
@@ -50,14 +52,15 @@ export class RingPublisher {
   readonly #options: RingPublisherOptions;
   #last: Promise<unknown> = Promise.resolve();
   #publishedAt = Number.NEGATIVE_INFINITY;
-  /** For how long no further key is published after one that did not open. */
+  /** For how long no further key is published after one that did not open, or could not be made. */
   #pauseMs = 0;
+  #failures = 0;
 
   constructor(options: RingPublisherOptions) {
     this.#options = options;
   }
 
-  /** Not again and again where new keys do not open: more of them would only fill the ring. */
+  /** Not again and again where no key can be made, nor where new keys do not open: more of them would only fill the ring. */
   get isPausing(): boolean {
     return elapsed(this.#options.clock(), this.#publishedAt) < this.#pauseMs;
   }
@@ -75,19 +78,20 @@ export class RingPublisher {
   }
 
   /**
-   * Writes a state into the record of a key. In this process it counts from the first moment.
+   * Writes a state into the record of a key. A revocation counts in this process from the first moment, a tombstone when it is written.
    *
    * @throws RangeError when the ring has no such key; SealedSessionError `KEY_UNAVAILABLE` when the store does not take it.
    */
-  async setState(keyId: string, state: RecordState): Promise<void> {
-    const { name, records, reader } = this.#options;
+  async setState(keyId: string, state: Exclude<RecordState, 0>): Promise<void> {
+    const { name, records, reader, onChange } = this.#options;
     for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
       await reader.refreshAnew();
-      const entry = this.#entry(keyId);
-      if (entry.record.state < state) records.setState(keyId, state);
-      this.#options.onChange();
-      const bytes = encodeRecord(entry.record);
-      const conditions = entry.copies.length === 0 ? [{}] : entry.copies.map((expected) => ({ expected }));
+      if (state === RecordState.revoked) records.revoke(keyId);
+      onChange();
+      const { record, copies } = this.#entry(keyId);
+      const isRetired = Math.max(record.state, state) === RecordState.retired;
+      const bytes = encodeRecord(isRetired ? { ...record, state: RecordState.retired, wraps: [] } : record);
+      const conditions = copies.length === 0 ? [{}] : copies.map((expected) => ({ expected }));
       let isWritten = true;
       for (const condition of conditions) {
         const { written } = await this.#fromStore("the ring cannot be written", (store) =>
@@ -114,7 +118,7 @@ export class RingPublisher {
   }
 
   async #publish({ unless, delayMs, notBefore = 0 }: PublishPlan): Promise<string> {
-    const { name, kms, records, reader, refreshIntervalMs } = this.#options;
+    const { name, records, reader, refreshIntervalMs } = this.#options;
     for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
       await reader.refreshAnew();
       const needless = unless?.();
@@ -123,8 +127,8 @@ export class RingPublisher {
       // without: somebody who keeps changing the ring must not be able to stop a rotation.
       const before = reader.storedIds;
       const condition = attempt < ATTEMPTS ? { onlyIfKeyIds: before } : {};
-      const activatesAt = Math.max((await this.#earliestActivation()) + delayMs, notBefore);
-      const record = await kms.generate(activatesAt);
+      const activatesAt = Math.max(await this.#activation(delayMs), notBefore);
+      const record = await this.#generate(activatesAt);
       if (records.isClosed) break;
       const keyId = keyIdOf(record);
       const bytes = encodeRecord(record);
@@ -156,6 +160,22 @@ export class RingPublisher {
     throw this.#unavailable("the ring store did not take the new key");
   }
 
+  /** A KMS that answers with a denial opens no circuit: a fleet must not go on asking it at full speed. */
+  async #generate(activatesAt: number): Promise<KeyRecord> {
+    const { kms, clock, refreshIntervalMs } = this.#options;
+    try {
+      const record = await kms.generate(activatesAt);
+      this.#failures = 0;
+      return record;
+    } catch (error) {
+      if (++this.#failures > FREE_FAILURES) {
+        this.#publishedAt = clock();
+        this.#pauseMs = Math.min(Math.max(2 * this.#pauseMs, refreshIntervalMs / 60), refreshIntervalMs / 2);
+      }
+      throw error;
+    }
+  }
+
   #notePublished(opens: boolean): void {
     const { clock, refreshIntervalMs, maxPauseMs } = this.#options;
     this.#publishedAt = clock();
@@ -163,14 +183,14 @@ export class RingPublisher {
   }
 
   /**
-   * The time by the store's clock, and later than that of the key which seals now, so that the new one follows it. In a ring without
-   * a key our own clock counts when it is behind, so that the first key is not in our future.
+   * The time by the store's clock, and later than that of the key which seals now, so that the new one follows it. For a key that is to seal at once our
+   * own clock counts when it is behind, so that the key is not in our future.
    */
-  async #earliestActivation(): Promise<number> {
+  async #activation(delayMs: number): Promise<number> {
     const storeNow = await this.now();
+    const time = delayMs === 0 ? Math.min(this.#options.clock(), storeNow) : storeNow + delayMs;
     const current = this.#options.current();
-    if (current === undefined) return Math.min(this.#options.clock(), storeNow);
-    return Math.max(storeNow, this.#entry(current.keyId).record.activatesAt + 1);
+    return current === undefined ? time : Math.max(time, this.#entry(current.keyId).record.activatesAt + 1);
   }
 
   #entry(keyId: string): RingEntry {

@@ -7,12 +7,15 @@ import { decodeRecord, encodeRecord, mergeRecords } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { codeOf, SealedSessionError } from "./errors.js";
 import { isKeyId, type KeyRingStore } from "./key-ring-store.js";
+import { Pace } from "./pace.js";
 import { elapsed, inGroups, type RingEntry, type RingRecords } from "./ring-records.js";
 import type { Schedule } from "./schedule.js";
 
 /** Reloads that unknown key ids may cause in one refresh interval, and how many of them at once. */
 const RELOADS_PER_INTERVAL = 60;
 const RELOAD_BURST = 5;
+/** Longer than any store's own deadlines by default. */
+const READ_TIMEOUT_MS = 30_000;
 
 /** How a {@link RingReader} behaves. Times are in milliseconds. */
 export interface RingReaderOptions {
@@ -38,16 +41,17 @@ export interface RingReaderOptions {
 export class RingReader {
   readonly #options: RingReaderOptions;
   #reading: Promise<void> | undefined;
+  #isPartial = false;
   #nextReload: Promise<void> | undefined;
   /** Key ids for which somebody waits. */
   #missing = new Set<string>();
-  #reloads = RELOAD_BURST;
-  #reloadsCountedAt = Number.NEGATIVE_INFINITY;
+  readonly #pace: Pace;
   #storedIds: readonly string[] = [];
   #readAt = Number.NEGATIVE_INFINITY;
 
   constructor(options: RingReaderOptions) {
     this.#options = options;
+    this.#pace = new Pace(options.clock, options.refreshIntervalMs / RELOADS_PER_INTERVAL, RELOAD_BURST);
   }
 
   /** The key ids in the store when it was last read. */
@@ -67,7 +71,7 @@ export class RingReader {
 
   /** Reads the ring, by a read that begins now: one that is under way may have read it already. */
   async refreshAnew(): Promise<void> {
-    if (this.#reading !== undefined) await this.#reading;
+    await this.#reading?.catch(() => {});
     await this.refresh();
   }
 
@@ -98,9 +102,16 @@ export class RingReader {
   }
 
   #refresh(which: "all" | "wanted"): Promise<void> {
-    this.#reading ??= this.#read(which).finally(() => {
-      this.#reading = undefined;
-    });
+    // One that opens only what somebody waits for is not enough for whoever wants all.
+    if (this.#reading !== undefined && which === "all" && this.#isPartial) {
+      return this.#reading.catch(() => {}).then(() => this.#refresh(which));
+    }
+    if (this.#reading === undefined) {
+      this.#isPartial = which === "wanted";
+      this.#reading = this.#read(which).finally(() => {
+        this.#reading = undefined;
+      });
+    }
     return this.#reading;
   }
 
@@ -112,7 +123,7 @@ export class RingReader {
     this.#missing = new Set();
     let stored: Awaited<ReturnType<KeyRingStore["read"]>>;
     try {
-      stored = (await store.read(name)).filter(({ keyId }) => isKeyId(keyId));
+      stored = (await this.#inTime(store.read(name))).filter(({ keyId }) => isKeyId(keyId));
     } catch (cause) {
       throw new SealedSessionError("KEY_UNAVAILABLE", `ring ${name}: the ring cannot be read`, { cause });
     } finally {
@@ -129,22 +140,22 @@ export class RingReader {
     onChange();
   }
 
+  /** A store that never answers must not stop everything that waits for a read. */
+  async #inTime<T>(answer: Promise<T>): Promise<T> {
+    let cancel = () => {};
+    const late = new Promise<never>((_, reject) => {
+      const error = new SealedSessionError(
+        "STORE_UNAVAILABLE",
+        `the ring store gave no answer within ${READ_TIMEOUT_MS} ms`,
+      );
+      cancel = this.#options.schedule(() => reject(error), READ_TIMEOUT_MS);
+    });
+    return await Promise.race([answer, late]).finally(() => cancel());
+  }
+
   async #untilReloadIsDue(): Promise<void> {
     await this.#reading?.catch(() => {});
-    const { clock, schedule, refreshIntervalMs } = this.#options;
-    const distanceMs = refreshIntervalMs / RELOADS_PER_INTERVAL;
-    const sinceMs = elapsed(clock(), this.#reloadsCountedAt);
-    const earned = Math.min(Math.floor(sinceMs / distanceMs), RELOAD_BURST);
-    if (earned > 0) {
-      this.#reloads = Math.min(this.#reloads + earned, RELOAD_BURST);
-      this.#reloadsCountedAt = clock();
-    }
-    if (this.#reloads > 0) {
-      this.#reloads--;
-      return;
-    }
-    await new Promise<void>((resolve) => schedule(resolve, Math.ceil(distanceMs - sinceMs)));
-    this.#reloadsCountedAt = clock();
+    await this.#pace.take(this.#options.schedule);
   }
 
   /**

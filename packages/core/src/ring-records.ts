@@ -3,7 +3,15 @@
  * (format 1.3, 5.3 and 5.4). Nothing here reads or writes the store.
  */
 import { base64url, equal, fromBase64url, latin1 } from "./bytes.js";
-import { type DataKey, decodeRecord, type KeyRecord, keyIdOf, mergeRecords, RecordState } from "./data-key.js";
+import {
+  type DataKey,
+  decodeRecord,
+  type KeyRecord,
+  keyIdOf,
+  mergeRecords,
+  RecordState,
+  type WrappedKey,
+} from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { KEY_ID_BYTES } from "./envelope.js";
 import { denied, revoked, SealedSessionError } from "./errors.js";
@@ -87,7 +95,8 @@ export class RingRecords {
   readonly #unreadable = new Set<string>();
   /** Entries that no KMS has opened. */
   #unverified = 0;
-  #servesUntil = Number.POSITIVE_INFINITY;
+  #allowedSince = Number.POSITIVE_INFINITY;
+  #verifying: Promise<void> = Promise.resolve();
   #closed = false;
 
   constructor(ring: string, kms: KmsSet, options: RingRecordsOptions) {
@@ -98,7 +107,12 @@ export class RingRecords {
 
   /** When the first key at hand has been without an answer of its KMS for the outage limit, in milliseconds since 1970-01-01T00:00:00Z. */
   get servesUntil(): number {
-    return this.#servesUntil;
+    return this.#allowedSince + this.#options.outageLimitMs;
+  }
+
+  /** When a KMS last said so of the key for which that is longest ago; Infinity without any key. */
+  get allowedSince(): number {
+    return this.#allowedSince;
   }
 
   /** Whether the ring was closed. */
@@ -150,9 +164,11 @@ export class RingRecords {
       else this.#forgetEntry(keyId);
     }
     this.#unreadable.clear();
+    const room = new Room(this.#entries, this.#wanted, MAX_UNVERIFIED - this.#unverified);
     for (const [keyId, copies] of found) {
-      if (!this.#mergeCopies(keyId, copies, now)) this.#unreadable.add(keyId);
+      if (!this.#mergeCopies(keyId, copies, now, room)) this.#unreadable.add(keyId);
     }
+    if (room.firstRefused !== undefined) this.#refuse(room.firstRefused, "too many records");
   }
 
   /** Makes room for a key that is needed, and lets it be verified first: nobody's junk may keep it out. */
@@ -162,11 +178,11 @@ export class RingRecords {
     this.#wanted.add(keyId);
   }
 
-  /** Gives a known key a state that this process is about to write. */
-  setState(keyId: string, state: RecordState): void {
+  /** Revokes a key in this process. */
+  revoke(keyId: string): void {
     const entry = this.#entries.get(keyId);
-    if (entry === undefined) return;
-    entry.record = { ...entry.record, state, wraps: state === RecordState.retired ? [] : entry.record.wraps };
+    if (entry === undefined || entry.record.state !== RecordState.enabled) return;
+    entry.record = { ...entry.record, state: RecordState.revoked };
     this.#drop(keyId, entry);
   }
 
@@ -176,14 +192,20 @@ export class RingRecords {
   }
 
   /**
-   * Asks the KMSs for the enabled records that are not verified yet, some at a time: first those that are needed, last those that were
-   * refused before, else the newest first. Never rejects: failures stay with their entries.
+   * Asks the KMSs for the enabled records that are not verified yet, some at a time: first those that are needed, last those that did
+   * not open before, else the newest first. Never rejects: failures stay with their entries.
    *
    * @param which - `wanted` leaves out what nobody has asked for.
    */
-  async verify(which: "all" | "wanted" = "all"): Promise<void> {
-    const rank = (keyId: string, { refusedAt }: RingEntry) =>
-      this.#wanted.has(keyId) ? 0 : refusedAt === undefined ? 1 : 2;
+  verify(which: "all" | "wanted" = "all"): Promise<void> {
+    // One run after the other: two would open a key twice.
+    this.#verifying = this.#verifying.then(() => this.#verifySome(which));
+    return this.#verifying;
+  }
+
+  async #verifySome(which: "all" | "wanted"): Promise<void> {
+    const rank = (keyId: string, { dataKey, failure }: RingEntry) =>
+      this.#wanted.has(keyId) ? 0 : dataKey === undefined && failure === undefined ? 1 : 2;
     const waiting = this.entries()
       .filter(([keyId, entry]) => (which === "all" || this.#wanted.has(keyId)) && this.#mayVerify(keyId, entry))
       .sort(([p, a], [q, b]) => rank(p, a) - rank(q, b) || b.record.activatesAt - a.record.activatesAt)
@@ -201,7 +223,7 @@ export class RingRecords {
       .filter(([, { dataKey }]) => dataKey !== undefined)
       .sort(([, a], [, b]) => b.record.activatesAt - a.record.activatesAt);
     for (const kms of this.#kms.names) {
-      const opened = held.filter(([, { openedBy }]) => openedBy === kms);
+      const opened = held.filter(([, { openedBy, dataKey }]) => openedBy === kms && dataKey !== undefined);
       const [probe] = opened;
       if (probe === undefined) continue;
       const [, { record }] = probe;
@@ -300,8 +322,8 @@ export class RingRecords {
 
   #take(keyId: string, entry: RingEntry, { dataKey, kms }: UnwrapOutcome): void {
     if (dataKey === undefined) return;
-    // Revoked while the KMS was asked.
-    if (entry.record.state !== RecordState.enabled) {
+    // Revoked while the KMS was asked, or opened by another run.
+    if (entry.record.state !== RecordState.enabled || entry.dataKey !== undefined) {
       dataKey.wipe();
       return;
     }
@@ -324,23 +346,25 @@ export class RingRecords {
 
   #limit(): void {
     const now = this.#options.clock();
-    this.#servesUntil = Number.POSITIVE_INFINITY;
+    this.#allowedSince = Number.POSITIVE_INFINITY;
     for (const entry of this.#entries.values()) {
       if (entry.dataKey === undefined) continue;
       // A clock that was set back must not lengthen the limit.
       entry.allowedAt = Math.min(entry.allowedAt, now);
-      this.#servesUntil = Math.min(this.#servesUntil, entry.allowedAt + this.#options.outageLimitMs);
+      this.#allowedSince = Math.min(this.#allowedSince, entry.allowedAt);
     }
   }
 
   /** @returns Whether any of the copies is a record that may be used. */
-  #mergeCopies(keyId: string, copies: readonly Uint8Array[], now: number): boolean {
+  #mergeCopies(keyId: string, copies: readonly Uint8Array[], now: number, room: Room): boolean {
     const known = this.#entries.get(keyId);
+    // Before anything is decoded: there may be many.
+    if (known === undefined && !room.isThereFor(keyId)) return false;
     const isNew = copies.filter((copy) => !known?.copies.some((old) => equal(old, copy)));
     if (known !== undefined && isNew.length === 0 && copies.length === known.copies.length) return true;
     const records = copies.map((copy) => this.#read(keyId, copy, now)).filter((record) => record !== undefined);
     const [first] = records;
-    const entry = known ?? (first === undefined ? undefined : this.#add(keyId, first, now));
+    const entry = known ?? (first === undefined ? undefined : this.#add(keyId, first, now, room));
     if (entry === undefined) return false;
     entry.copies = copies;
     if (first === undefined) return false;
@@ -374,17 +398,19 @@ export class RingRecords {
   #mergeVerified(entry: RingEntry, record: KeyRecord): void {
     if (equal(record.commitment, entry.record.commitment)) {
       this.#noteOtherWraps(entry, record);
-      entry.record = mergeRecords(entry.record, record);
+      // A wrap by a KMS of ours is taken once it has opened: until then it must not stand between a denial and the key.
+      const isKnown = ({ kms }: WrappedKey) => entry.record.wraps.some((wrap) => wrap.kms === kms);
+      const wraps = record.wraps.filter((wrap) => !this.#kms.has(wrap.kms) || isKnown(wrap));
+      entry.record = mergeRecords(entry.record, { ...record, wraps });
     } else {
       entry.stranger = record;
     }
   }
 
-  #add(keyId: string, record: KeyRecord, now: number): RingEntry | undefined {
-    if (this.#unverified >= MAX_UNVERIFIED && !this.#makeRoomFor(keyId, record)) {
-      // Old tombstones are no reason for an alarm: one that is needed is found all the same.
-      return record.state === RecordState.enabled ? this.#refuse(keyId, "too many records") : undefined;
-    }
+  #add(keyId: string, record: KeyRecord, now: number, room: Room): RingEntry | undefined {
+    const victim = room.take(keyId, record.state);
+    if (victim === "none") return undefined;
+    if (victim !== undefined) this.#forgetEntry(victim);
     this.#unverified++;
     const entry: RingEntry = {
       record,
@@ -406,24 +432,6 @@ export class RingRecords {
     return entry;
   }
 
-  /**
-   * A ring collects tombstones over the years, and somebody may fill it with more of them: what has ended gives way, unless this process had opened
-   * the key and can say for sure that it may not come back.
-   */
-  #makeRoomFor(keyId: string, { state }: KeyRecord): boolean {
-    const isWanted = this.#wanted.has(keyId);
-    if (state !== RecordState.enabled && !isWanted) return false;
-    let oldest: [string, RingEntry] | undefined;
-    const age = ({ copies, record }: RingEntry) => (copies.length === 0 ? NEVER : record.activatesAt);
-    for (const [id, entry] of this.#entries) {
-      if (entry.verified || entry.record.state === RecordState.enabled || this.#wanted.has(id)) continue;
-      if (oldest === undefined || age(entry) < age(oldest[1])) oldest = [id, entry];
-    }
-    if (oldest === undefined) return isWanted && this.#unverified < 2 * MAX_UNVERIFIED;
-    this.#forgetEntry(oldest[0]);
-    return true;
-  }
-
   #forgetEntry(keyId: string): void {
     if (this.#entries.delete(keyId)) this.#unverified--;
   }
@@ -431,7 +439,7 @@ export class RingRecords {
   #noteOtherWraps(known: RingEntry, { wraps }: KeyRecord): void {
     for (const { kms, wrapped } of wraps) {
       const own = known.record.wraps.find((wrap) => wrap.kms === kms);
-      if (!this.#kms.has(kms) || own === undefined || equal(own.wrapped, wrapped)) continue;
+      if (!this.#kms.has(kms) || (own !== undefined && equal(own.wrapped, wrapped))) continue;
       const name = base64url(wrapped);
       if (known.otherWraps.has(name)) continue;
       if (known.otherWraps.size >= MAX_JUDGED_WRAPS) known.otherWraps.clear();
@@ -465,10 +473,16 @@ export class RingRecords {
     const candidates = entry.verified ? [entry.record] : entry.candidates;
     let allRefused = true;
     for (const candidate of candidates) {
+      if (!this.#isOurs(candidate)) continue;
       const outcome = await this.#kms.unwrap(candidate);
-      if (this.#closed) return outcome.dataKey?.wipe();
-      entry.failure = outcome.failure;
+      // Gone meanwhile: a key that nobody keeps could be taken away by nobody.
+      if (this.#closed || this.#entries.get(keyId) !== entry) {
+        outcome.dataKey?.wipe();
+        return;
+      }
+      entry.failure = outcome.failure ?? entry.failure;
       if (outcome.dataKey !== undefined) {
+        entry.failure = undefined;
         entry.record = { ...candidate, state: entry.record.state };
         this.#take(keyId, entry, outcome);
         for (const other of candidates) this.#mergeVerified(entry, other);
@@ -488,14 +502,15 @@ export class RingRecords {
   async #verifyOtherWraps(keyId: string, entry: RingEntry): Promise<void> {
     for (const other of entry.otherWraps.values()) {
       if (other.opens !== undefined) continue;
-      const wraps = entry.record.wraps.map((wrap) => (wrap.kms === other.kms ? other : wrap));
-      const outcome = await this.#kms.unwrap(onlyBy({ ...entry.record, wraps }, (kms) => kms === other.kms));
+      const { kms, wrapped } = other;
+      const outcome = await this.#kms.unwrap({ ...entry.record, wraps: [{ kms, wrapped }] });
       outcome.dataKey?.wipe();
       if (outcome.dataKey !== undefined) {
         other.opens = true;
-        const { kms, wrapped } = other;
-        entry.record = { ...entry.record, wraps: wraps.map((wrap) => (wrap === other ? { kms, wrapped } : wrap)) };
-      } else if (outcome.refused && (await this.#opensOwn(entry, other.kms))) {
+        const { state, wraps } = entry.record;
+        if (state === RecordState.retired) continue;
+        entry.record = { ...entry.record, wraps: [...wraps.filter((wrap) => wrap.kms !== kms), { kms, wrapped }] };
+      } else if (outcome.refused && (await this.#opensOwn(entry, kms))) {
         other.opens = false;
         this.#refuse(keyId, "another wrap that does not open");
       }
@@ -504,6 +519,7 @@ export class RingRecords {
 
   /** Whether a KMS still opens what it opened before. One that has taken our permission away says nothing about other wraps. */
   async #opensOwn(entry: RingEntry, kms: string): Promise<boolean> {
+    if (entry.record.wraps.every((wrap) => wrap.kms !== kms)) return true;
     const { dataKey } = await this.#kms.unwrap(onlyBy(entry.record, (name) => name === kms));
     dataKey?.wipe();
     return dataKey !== undefined;
@@ -513,6 +529,7 @@ export class RingRecords {
   async #verifyStranger(keyId: string, entry: RingEntry, stranger: KeyRecord): Promise<void> {
     entry.stranger = undefined;
     const { dataKey } = await this.#kms.unwrap(stranger);
+    if (this.#closed) return dataKey?.wipe();
     this.#refuse(keyId, dataKey === undefined ? "another commitment" : "two keys with one id");
     if (dataKey === undefined) return;
     dataKey.wipe();
@@ -537,6 +554,67 @@ export class RingRecords {
       report({ type: "key-denied", ring: this.#ring, keyId, kms });
     }
   }
+}
+
+/**
+ * The places for records that no KMS has opened, during one merge. A ring collects tombstones over the years, and somebody may fill it with junk: what
+ * has ended or was refused gives way. A key that this process had opened needs no place: it can say for sure what became of it.
+ */
+class Room {
+  /** The first key id for which there was none, of a key that is enabled or may be. */
+  firstRefused: string | undefined;
+  readonly #entries: ReadonlyMap<string, RingEntry>;
+  readonly #wanted: ReadonlySet<string>;
+  #free: number;
+  #victims: string[] | undefined;
+  #replaced = 0;
+
+  constructor(entries: ReadonlyMap<string, RingEntry>, wanted: ReadonlySet<string>, free: number) {
+    this.#entries = entries;
+    this.#wanted = wanted;
+    this.#free = free;
+  }
+
+  /** Whether a record that is not known yet is worth being decoded. */
+  isThereFor(keyId: string): boolean {
+    if (this.#free > 0 || this.#wanted.has(keyId)) return true;
+    if (this.#replaced < MAX_VERIFIED_AT_ONCE && this.#nextVictim() !== undefined) return true;
+    this.firstRefused ??= keyId;
+    return false;
+  }
+
+  /** @returns The key id that gives way, `undefined` where a place is free, or `none`. */
+  take(keyId: string, state: RecordState): string | undefined | "none" {
+    if (this.#free-- > 0) return undefined;
+    const isWanted = this.#wanted.has(keyId);
+    // Old tombstones are no reason for an alarm: one that is needed is found all the same.
+    if (state !== RecordState.enabled && !isWanted) return "none";
+    const victim = this.#nextVictim();
+    if (victim === undefined) {
+      // Nothing but keys that are needed, or were not asked about yet.
+      if (isWanted && this.#free > -MAX_UNVERIFIED) return undefined;
+      this.firstRefused ??= keyId;
+      return "none";
+    }
+    this.#victims?.shift();
+    this.#replaced++;
+    this.#free++;
+    return victim;
+  }
+
+  #nextVictim(): string | undefined {
+    this.#victims ??= [...this.#entries]
+      .filter(([id, entry]) => !entry.verified && !this.#wanted.has(id) && rankOf(entry) !== undefined)
+      .sort(([, a], [, b]) => (rankOf(a) as number) - (rankOf(b) as number))
+      .map(([id]) => id);
+    return this.#victims[0];
+  }
+}
+
+/** What gives way first: ended and gone from the store, ended, refused longest ago. @returns `undefined` for what may yet turn out to be a key. */
+function rankOf({ record, copies, refusedAt }: RingEntry): number | undefined {
+  if (record.state !== RecordState.enabled) return copies.length === 0 ? NEVER : -1 / (1 + record.activatesAt);
+  return refusedAt;
 }
 
 /** Time since then in milliseconds. A clock that was set back makes everything long ago: waiting for it to catch up could take days. */

@@ -50,6 +50,13 @@ export interface SealerOptions {
    * @defaultValue "off"
    */
   readonly inlineKeys?: "off" | "read" | "write";
+  /**
+   * What this sealer seals is counted by somebody who is attached to the ring, as a {@link SessionStore} is. Otherwise no key of the ring retires while
+   * the sealer's process runs: nobody could say that nothing is sealed under it any more.
+   *
+   * @defaultValue false
+   */
+  readonly counted?: boolean;
 }
 
 /** What a single value is sealed with. */
@@ -112,6 +119,7 @@ export class Sealer {
     if (!["off", "read", "write"].includes(this.#inlineKeys)) {
       throw new RangeError('inlineKeys must be "off", "read" or "write"');
     }
+    if (!(options.counted ?? false)) this.#ring.attach({ maxTtlMs: 0 });
     this.#nonces = new NoncePool(this.#ring.random, this.#ring.clock);
   }
 

@@ -18,7 +18,7 @@ const MAX_SECONDS = MAX_TTL_MS / 1000;
 const UPDATE_ATTEMPTS = 16;
 
 /** Options of {@link SessionStore}. Times are in seconds, 1 to 315360000 (ten years of 365 days). */
-export interface SessionStoreOptions extends SealerOptions {
+export interface SessionStoreOptions extends Omit<SealerOptions, "counted"> {
   /** The keys. */
   readonly ring: KeyRing;
   /** Where the envelopes lie. */
@@ -71,7 +71,7 @@ export class SessionStore<T = unknown> {
       "ttlMs",
       "scan",
     );
-    this.#sealer = new Sealer(options);
+    this.#sealer = new Sealer({ ...options, counted: true });
     this.#ring = options.ring;
     this.#maxEnvelopeBytes = options.maxEnvelopeBytes;
     this.#idleMs = 1000 * requireInteger("idleSeconds", options.idleSeconds ?? DEFAULT_IDLE_SECONDS, 1, MAX_SECONDS);

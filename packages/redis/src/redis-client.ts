@@ -11,8 +11,6 @@ export interface RedisCommands {
   getexBuffer(key: string): Promise<Buffer | null>;
   /** GETEX PX: reads and sets the time to live, in milliseconds. */
   getexBuffer(key: string, px: "PX", ms: number): Promise<Buffer | null>;
-  /** GETRANGE: the bytes from `first` to `last`, both included. */
-  getrangeBuffer(key: string, first: number, last: number): Promise<Buffer>;
   /** SET PX. */
   set(key: string, value: Buffer, px: "PX", ms: number): Promise<string | null>;
   /** SET PX NX: only where there is no key. */

@@ -18,12 +18,14 @@ import { askRedis } from "./redirection.js";
 import { type RedisClient, type RedisCommands, readsFromMaster, requireClient } from "./redis-client.js";
 import { requireEnvelope, requireStoredId, requireTimeout, requireTtl, sessionPrefix } from "./redis-key.js";
 import { scanStoredIds } from "./scan.js";
-import { runScript, script } from "./script.js";
-import { type BulkCommands, isPipeline, walkPages } from "./walk.js";
+import { runScript, type Script, script } from "./script.js";
+import { type WalkedStore, walkPages } from "./walk.js";
 
 /** Replies by which PTTL says that there is no key, or none that expires. */
 const NO_KEY = -2;
 const NO_EXPIRY = -1;
+/** The time to live stays as it is. */
+const NO_TTL = Buffer.alloc(0);
 
 /** KEYS[1] envelope; ARGV: expected bytes, new bytes, time to live in ms or "". KEEPTTL (6.0) keeps the very millisecond. */
 const COMPARE_AND_SET = script(`
@@ -44,13 +46,10 @@ return redis.call('UNLINK', KEYS[1])`);
 /** PTTL counts as a read, and ioredis may send it to a replica; a script goes to the master. */
 const MASTER_PTTL = script("return redis.call('PTTL', KEYS[1])");
 
-/** One that the server does not know is run again, by {@link runScript}. */
-function changeCommand(redis: BulkCommands, key: string, { expected, envelope }: EnvelopeChange): unknown {
-  const [command, ...args] =
-    envelope === undefined
-      ? ([COMPARE_AND_DESTROY, asBuffer(expected)] as const)
-      : ([COMPARE_AND_SET, asBuffer(expected), asBuffer(envelope), ""] as const);
-  return isPipeline(redis) ? redis.evalsha(command.sha1, 1, key, ...args) : runScript(redis, command, key, ...args);
+/** A change as a script and its arguments. */
+function changeScript({ expected, envelope }: EnvelopeChange): [Script, ...Buffer[]] {
+  if (envelope === undefined) return [COMPARE_AND_DESTROY, asBuffer(expected)];
+  return [COMPARE_AND_SET, asBuffer(expected), asBuffer(envelope), NO_TTL];
 }
 
 /** Options of {@link redisStore}. */
@@ -201,7 +200,20 @@ class RedisStore implements BulkEnvelopeStore {
    * again.
    */
   walk(visit: (page: EnvelopePage) => Promise<void>, options: WalkOptions = {}): Promise<void> {
-    const walked = { client: this.#client, prefix: this.#prefix, times: this.#times, change: changeCommand };
+    const walked: WalkedStore = {
+      client: this.#client,
+      prefix: this.#prefix,
+      times: this.#times,
+      // A server that does not know the script has it run by `changeOne`, which sends it.
+      change: (pipeline, key, change) => {
+        const [{ sha1 }, ...args] = changeScript(change);
+        pipeline.evalsha(sha1, 1, key, ...args);
+      },
+      changeOne: (redis, key, change) => {
+        const [command, ...args] = changeScript(change);
+        return runScript(redis, command, key, ...args);
+      },
+    };
     return walkPages(walked, visit, options);
   }
 

@@ -17,15 +17,9 @@ export interface WalkedStore {
   /** How long to wait. */
   readonly times: ViewTimes;
   /** Puts the command that makes a change into a pipeline; its reply is 1 when it was made. */
-  readonly change: (redis: BulkCommands, key: string, change: EnvelopeChange) => unknown;
-}
-
-/** Commands on one key: in a pipeline, or each on its own. */
-export type BulkCommands = RedisCommands | RedisPipeline;
-
-/** @returns whether commands leave together, and `exec` has their replies. */
-export function isPipeline(redis: BulkCommands): redis is RedisPipeline {
-  return "exec" in redis;
+  readonly change: (pipeline: RedisPipeline, key: string, change: EnvelopeChange) => void;
+  /** Makes one change. */
+  readonly changeOne: (redis: RedisCommands, key: string, change: EnvelopeChange) => Promise<unknown>;
 }
 
 /** Where one master stands: how far SCAN has come on a server that was this one, with these slots. */
@@ -138,43 +132,58 @@ class NodePage implements EnvelopePage {
   }
 
   peek(storedIds: readonly string[], bytes: number): Promise<(Uint8Array | undefined)[]> {
-    return this.#run(storedIds, (redis, key) => redis.getrangeBuffer(key, 0, bytes - 1), bytesOf);
+    return this.#run(storedIds, {
+      key: (storedId) => storedId,
+      send: (pipeline, key) => pipeline.getrangeBuffer(key, 0, bytes - 1),
+      // A client that reads from replicas would send GETRANGE there.
+      ask: (redis, key) => redis.getexBuffer(key),
+      read: (reply) => bytesOf(reply)?.subarray(0, bytes),
+    });
   }
 
   get(storedIds: readonly string[]): Promise<(Uint8Array | undefined)[]> {
     // GETEX without options reads from the master also where the client reads from replicas.
-    return this.#run(storedIds, (redis, key) => redis.getexBuffer(key), bytesOf);
+    return this.#run(storedIds, {
+      key: (storedId) => storedId,
+      send: (pipeline, key) => pipeline.getexBuffer(key),
+      ask: (redis, key) => redis.getexBuffer(key),
+      read: bytesOf,
+    });
   }
 
-  async change(changes: readonly EnvelopeChange[]): Promise<boolean[]> {
-    const byId = new Map(changes.map((change) => [change.storedId, change]));
-    return this.#run(
-      changes.map(({ storedId }) => storedId),
-      (redis, key, storedId) => this.#store.change(redis, key, byId.get(storedId) as EnvelopeChange),
-      (reply) => Number(reply) === 1,
-    );
+  change(changes: readonly EnvelopeChange[]): Promise<boolean[]> {
+    const { change, changeOne } = this.#store;
+    return this.#run(changes, {
+      key: ({ storedId }) => storedId,
+      send: change,
+      ask: changeOne,
+      read: (reply) => Number(reply) === 1,
+    });
   }
 
-  async #run<T>(
-    storedIds: readonly string[],
-    command: (redis: BulkCommands, key: string, storedId: string) => unknown,
-    read: (reply: unknown) => T,
-  ): Promise<T[]> {
+  async #run<T, R>(items: readonly T[], { key, send, ask, read }: Work<T, R>): Promise<R[]> {
     const { client, prefix, times } = this.#store;
     const replies = await withinDeadline(times.commandTimeoutMs, () => {
       const pipeline = this.#server.pipeline();
-      for (const storedId of storedIds) command(pipeline, prefix + storedId, storedId);
+      for (const item of items) send(pipeline, prefix + key(item), item);
       return pipeline.exec();
     }).catch(() => null);
-    const results: T[] = [];
-    for (const [index, storedId] of storedIds.entries()) {
-      const [error, reply] = replies?.[index] ?? [new Error("no reply"), undefined];
-      const again = () =>
-        askRedis(client, times.commandTimeoutMs, async (redis) => command(redis, prefix + storedId, storedId));
-      results.push(read(error === null ? reply : await again()));
-    }
-    return results;
+    return await Promise.all(
+      items.map(async (item, index) => {
+        const [error, reply] = replies?.[index] ?? [undefined, undefined];
+        if (error === null) return read(reply);
+        return read(await askRedis(client, times.commandTimeoutMs, (redis) => ask(redis, prefix + key(item), item)));
+      }),
+    );
   }
+}
+
+/** One command for each of many items. */
+interface Work<T, R> {
+  readonly key: (item: T) => string;
+  readonly send: (pipeline: RedisPipeline, key: string, item: T) => unknown;
+  readonly ask: (redis: RedisCommands, key: string, item: T) => Promise<unknown>;
+  readonly read: (reply: unknown) => R;
 }
 
 function bytesOf(reply: unknown): Uint8Array | undefined {
