@@ -189,6 +189,10 @@ export class KeyRing {
   #starting: Promise<DataKey> | undefined;
   /** Why no key could be had when that was last tried; tried again only at a pace, however many requests come. */
   #startFailure: unknown;
+  /** Since when this process has had no key to seal with. */
+  #hopingSince: number | undefined;
+  /** When this process was first asked whether it is ready. */
+  #askedReadyAt: number | undefined;
   readonly #startPace: Pace;
   #retiring: Promise<void> | undefined;
   #catchingUp: Promise<void> | undefined;
@@ -295,7 +299,10 @@ export class KeyRing {
     ) {
       await this.#records.verify();
     }
-    const pending = entries().find(([keyId, entry]) => this.#records.isPending(keyId, entry));
+    this.#askedReadyAt ??= this.clock();
+    // Of several KMSs one may be out for long: what only that one opens is then left for later.
+    const isHoping = elapsed(this.clock(), this.#askedReadyAt) < REFUSED_INTERVALS * this.#refreshIntervalMs;
+    const pending = isHoping ? entries().find(([keyId, entry]) => this.#records.isPending(keyId, entry)) : undefined;
     if (pending !== undefined) {
       await this.#records.verify();
       this.#chooseNow();
@@ -560,13 +567,19 @@ export class KeyRing {
     );
   }
 
-  /** The key that would seal if it were confirmed, or opened by a KMS that gives no answer now: while there is one, no other is published. */
+  /**
+   * The key that would seal if it were confirmed, or opened by a KMS that gives no answer now: while there is one, no other is published. For a KMS it waits
+   * some refresh intervals: of several one may be out for long, and somebody's junk may name it.
+   */
   #hopefulKeyId(): string | undefined {
+    const now = this.clock();
+    this.#hopingSince ??= now;
+    const isHoping = elapsed(now, this.#hopingSince) < REFUSED_INTERVALS * this.#refreshIntervalMs;
     const hopeful = this.#records
       .entries()
-      .filter(([keyId, entry]) => entry.dataKey !== undefined || this.#records.isPending(keyId, entry))
+      .filter(([keyId, entry]) => entry.dataKey !== undefined || (isHoping && this.#records.isPending(keyId, entry)))
       .map(([, entry]) => entry.record);
-    const chosen = chooseCurrent(hopeful, this.clock(), { maxSealingAgeMs: this.#maxSealingAgeMs });
+    const chosen = chooseCurrent(hopeful, now, { maxSealingAgeMs: this.#maxSealingAgeMs });
     return chosen === undefined ? undefined : keyIdOf(chosen);
   }
 
@@ -777,6 +790,7 @@ export class KeyRing {
       report({ type: "key-current", ring: this.name, keyId: chosen.keyId });
     }
     this.#current = chosen;
+    if (chosen !== undefined) this.#hopingSince = undefined;
     this.#chosenAt = now;
     const opened = entries.filter(({ dataKey }) => dataKey !== undefined);
     this.#stopsAt = endsOfSealing(

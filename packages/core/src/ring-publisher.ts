@@ -183,14 +183,20 @@ export class RingPublisher {
   }
 
   /**
-   * The time by the store's clock, and later than that of the key which seals now, so that the new one follows it. For a key that is to seal at once our
+   * The time by the store's clock, and later than that of every key whose time has come, so that the new one follows them. For a key that is to seal at once our
    * own clock counts when it is behind, so that the key is not in our future.
    */
   async #activation(delayMs: number): Promise<number> {
     const storeNow = await this.now();
     const time = delayMs === 0 ? Math.min(this.#options.clock(), storeNow) : storeNow + delayMs;
+    // Also those whose time has come by the store's clock and not yet by ours.
+    const active = this.#options.records
+      .entries()
+      .filter(([, { dataKey, record }]) => dataKey !== undefined && record.activatesAt <= storeNow)
+      .map(([, { record }]) => record.activatesAt);
     const current = this.#options.current();
-    return current === undefined ? time : Math.max(time, this.#entry(current.keyId).record.activatesAt + 1);
+    if (current !== undefined) active.push(this.#entry(current.keyId).record.activatesAt);
+    return Math.max(time, ...active.map((activatesAt) => activatesAt + 1));
   }
 
   #entry(keyId: string): RingEntry {

@@ -280,14 +280,10 @@ export class RingRecords {
     );
   }
 
-  /**
-   * Whether a KMS that gave no answer may yet open this record. Not for ever: of several KMSs one may be out for long, and somebody's junk may name it.
-   */
-  isPending(keyId: string, { record, dataKey, failure, refusedAt, firstSeenAt }: RingEntry): boolean {
+  /** Whether a KMS that gave no answer may yet open this record. */
+  isPending(keyId: string, { record, dataKey, failure, refusedAt }: RingEntry): boolean {
     if (record.state !== RecordState.enabled || this.#options.revoked.has(keyId)) return false;
-    const { clock, refusedRetryMs } = this.#options;
-    const isHoped = elapsed(clock(), firstSeenAt) < refusedRetryMs;
-    return dataKey === undefined && failure !== undefined && refusedAt === undefined && isHoped;
+    return dataKey === undefined && failure !== undefined && refusedAt === undefined;
   }
 
   /** Whether this record was not sent to the KMSs yet. */
@@ -589,17 +585,21 @@ class Room {
     const isWanted = this.#wanted.has(keyId);
     // Old tombstones are no reason for an alarm: one that is needed is found all the same.
     if (state !== RecordState.enabled && !isWanted) return "none";
-    const victim = this.#nextVictim();
+    // For a key that is needed also one that was not asked about yet.
+    const victim = this.#nextVictim() ?? (isWanted ? this.#anyUnwanted() : undefined);
     if (victim === undefined) {
-      // Nothing but keys that are needed, or were not asked about yet.
-      if (isWanted && this.#free > -MAX_UNVERIFIED) return undefined;
       this.firstRefused ??= keyId;
       return "none";
     }
-    this.#victims?.shift();
+    if (victim === this.#victims?.[0]) this.#victims.shift();
     this.#replaced++;
     this.#free++;
     return victim;
+  }
+
+  #anyUnwanted(): string | undefined {
+    for (const [id, { verified }] of this.#entries) if (!verified && !this.#wanted.has(id)) return id;
+    return undefined;
   }
 
   #nextVictim(): string | undefined {
