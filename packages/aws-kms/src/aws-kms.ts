@@ -22,7 +22,7 @@ import {
   type KmsCallOptions,
   KmsError,
 } from "@sealed-session/core";
-import { isSameKey, requireKeyId, requireName } from "./key-id.js";
+import { isSameKey, regionOf, requireKeyId, requireName } from "./key-id.js";
 import { kmsFailure } from "./kms-failure.js";
 
 const DATA_KEY_BYTES = 32;
@@ -202,6 +202,20 @@ class KeyInAws implements AwsKms {
     this.#requireKey("ReEncrypt", answer, answer.SourceKeyId);
     this.#requireKey("ReEncrypt", answer, answer.KeyId, to);
     return this.#wrapped("ReEncrypt", answer);
+  }
+
+  async rewrapTo(
+    target: Kms,
+    wrapped: Uint8Array,
+    context: EncryptionContext,
+    options?: KmsCallOptions,
+  ): Promise<Uint8Array | undefined> {
+    // ReEncrypt works within one region: where both names say which, or both keys are asked through one client.
+    if (!(target instanceof KeyInAws)) return undefined;
+    const region = regionOf(this.#keyId);
+    const isSameRegion = region !== undefined && region === regionOf(target.#keyId);
+    if (!isSameRegion && target.#client !== this.#client) return undefined;
+    return this.rewrap(wrapped, context, { ...options, to: target.#keyId });
   }
 
   async describe(options?: KmsCallOptions): Promise<AwsKeyDescription> {

@@ -39,3 +39,8 @@ export function requireName(value: unknown, keyId: string): string {
 export function isSameKey(answered: string | undefined, keyId: string): boolean {
   return answered !== undefined && (answered === keyId || KEY_ARN.exec(answered)?.[2] === keyId);
 }
+
+/** @returns The region that a key ARN names; `undefined` for a key id. */
+export function regionOf(keyId: string): string | undefined {
+  return KEY_ARN.exec(keyId)?.[1];
+}

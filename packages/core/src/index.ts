@@ -35,7 +35,15 @@ export {
   UnsupportedValueError,
 } from "./errors.js";
 export { type FileKeyRingStoreOptions, fileKeyRingStore } from "./file-key-ring-store.js";
-export { KeyRing, type KeyRingOptions, type KeyStatus, type Population, type PublishOptions } from "./key-ring.js";
+export {
+  KeyRing,
+  type KeyRingOptions,
+  type KeyStatus,
+  type Population,
+  type PublishOptions,
+  type RewrapOptions,
+  type RewrappedKey,
+} from "./key-ring.js";
 export {
   type KeyRingStore,
   type MemoryKeyRingStoreOptions,

@@ -10,7 +10,7 @@ import type { RandomFill } from "./aead.js";
 import { requireInteger, requireMethods, requireUtf8 } from "./argument.js";
 import { base64url, equal, latin1 } from "./bytes.js";
 import { chooseCurrent, endsOfSealing } from "./current-key.js";
-import { type DataKey, encodeRecord, type KeyRecord, keyIdOf, RecordState } from "./data-key.js";
+import { type DataKey, encodeRecord, type KeyRecord, keyIdOf, MAX_KMS_NAME_BYTES, RecordState } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { KEY_ID_BYTES } from "./envelope.js";
 import { codeOf, rejected, SealedSessionError } from "./errors.js";
@@ -41,6 +41,8 @@ const STARTS_PER_INTERVAL = 60;
 const START_BURST = 5;
 /** Allowance of format 5.6, before a key retires. */
 const RETIREMENT_SLACK_MS = HOUR_MS;
+/** Stands for everything that nobody counts. */
+const UNCOUNTED = {};
 
 /** Options of {@link KeyRing}. Times are in milliseconds. */
 export interface KeyRingOptions {
@@ -103,6 +105,13 @@ export interface KeyRingOptions {
   readonly kmsTimeoutMs?: number;
   /** Key ids (base64url) that count as revoked whatever the ring says. @defaultValue none */
   readonly revokedKeyIds?: readonly string[];
+  /**
+   * Names of KMSs that were given up: their wraps are ignored wherever they turn up, so that they can be taken out of the ring for good (format 5.6). To be
+   * listed in every process before {@link KeyRing.rewrap} drops them.
+   *
+   * @defaultValue none
+   */
+  readonly droppedKms?: readonly string[];
   /** For each data key, senders of other processes whose derived AES key is kept: 1 to 1000000. @defaultValue 1024 */
   readonly maxCachedSenders?: number;
   /** Milliseconds since 1970-01-01T00:00:00Z. @defaultValue Date.now */
@@ -134,6 +143,26 @@ export interface PublishOptions {
    * @defaultValue two refresh intervals, so that all processes know it by then
    */
   readonly delayMs?: number;
+}
+
+/** Options of {@link KeyRing.rewrap}. */
+export interface RewrapOptions {
+  /** The name of the KMS under which every key is to be wrapped. */
+  readonly to: string;
+  /** Takes the wraps of `droppedKms` out of the records. @defaultValue false */
+  readonly dropOld?: boolean;
+}
+
+/** What {@link KeyRing.rewrap} did to one key. */
+export interface RewrappedKey {
+  /** The key id in base64url. */
+  readonly keyId: string;
+  /** `present`: it was wrapped so already. `rewrapped inside the KMS`: the data key did not leave it. `failed`: `failure` tells why. */
+  readonly outcome: "present" | "rewrapped" | "rewrapped inside the KMS" | "failed";
+  /** Names of the KMSs that wrap it now. */
+  readonly kms: readonly string[];
+  /** The error, for one that failed. */
+  readonly failure: unknown;
 }
 
 /** One key, as {@link KeyRing.status} shows it. */
@@ -173,7 +202,7 @@ export class KeyRing {
   readonly #refreshIntervalMs: number;
   readonly #resealAfterMs: number;
   readonly #recheckIntervalMs: number;
-  readonly #populations: Population[] = [];
+  readonly #attached = new Map<object, Population>();
   /** Ids that a reload did not find, and when that was. */
   readonly #unknown = new Map<string, number>();
   /** When this process will try to retire a key: drawn for each, so that one process does it. */
@@ -255,6 +284,7 @@ export class KeyRing {
       refusedRetryMs: REFUSED_INTERVALS * refresh,
       outageLimitMs: outage,
       revoked: requireKeyIds(options.revokedKeyIds ?? []),
+      droppedKms: requireDropped(options.droppedKms ?? [], this.#kms),
     });
     const records = this.#records;
     this.#reader = new RingReader({
@@ -481,10 +511,10 @@ export class KeyRing {
    * Retires a key that no session needs any more: its record becomes a tombstone without wraps, so that nothing can open what it sealed, wherever
    * copies of that lie (crypto-shredding). The ring does so by itself where `rotation` is automatic.
    *
-   * @param keyId - In base64url, as {@link KeyRing.status} shows it.
    * A process that is cut off from the ring goes on with the key that it knows until the end of the sealing age, so an enabled key cannot retire
    * before. One that was revoked can at once.
    *
+   * @param keyId - In base64url, as {@link KeyRing.status} shows it.
    * @throws SealedSessionError `KEY_IN_USE` while the key may seal, something is sealed under it, or nothing is attached to the ring that could
    *   count; `STORE_UNAVAILABLE`, `KEY_UNAVAILABLE`, `CLOSED`. RangeError when the ring has no such key.
    */
@@ -496,7 +526,7 @@ export class KeyRing {
     if (isEnabled && (await this.#publisher.now()) < stopsAt) {
       throw new SealedSessionError("KEY_IN_USE", `ring ${this.name}: some process may still seal with this key`);
     }
-    if (this.#populations.length === 0 || this.#populations.some(({ count }) => count === undefined)) {
+    if (!this.#isCountable()) {
       throw new SealedSessionError(
         "KEY_IN_USE",
         `ring ${this.name}: no session store of this process counts what the key sealed`,
@@ -509,12 +539,53 @@ export class KeyRing {
   }
 
   /**
+   * Wraps all keys under one KMS, for moving to another key-encryption key: O(keys), no session is touched. Keys that are wrapped under it already are
+   * left. What it writes is opened first, and other processes take it over at their next refresh; old wraps stay until `dropOld`.
+   *
+   * @returns What became of each key, the newest first. A key that no KMS could wrap anew is no error here.
+   * @throws RangeError when `to` is not the name of a KMS of this ring; SealedSessionError `KEY_UNAVAILABLE` when the ring cannot be read or written;
+   *   `CLOSED`.
+   */
+  async rewrap({ to, dropOld = false }: RewrapOptions): Promise<RewrappedKey[]> {
+    this.#refuseClosed();
+    if (!this.#kms.has(to)) throw new RangeError("to must be the name of a KMS of this ring");
+    await this.refresh();
+    const results: RewrappedKey[] = [];
+    for (const { keyId, state } of this.status()) {
+      if (state === "retired" || state === "revoked") continue;
+      results.push(await this.#rewrapOne(keyId, to, dropOld));
+    }
+    return results;
+  }
+
+  async #rewrapOne(keyId: string, to: string, dropOld: boolean): Promise<RewrappedKey> {
+    let outcome: RewrappedKey["outcome"] = "present";
+    let failure: unknown;
+    try {
+      await this.#publisher.setWraps(keyId, async (record) => {
+        if (await this.#kms.opens(record, to)) return undefined;
+        const { wrap, isInside } = await this.#kms.rewrap(record, to);
+        outcome = isInside ? "rewrapped inside the KMS" : "rewrapped";
+        return [...record.wraps.filter(({ kms }) => kms !== to), wrap];
+      });
+      if (dropOld) await this.#publisher.rewriteWithout(keyId);
+    } catch (error) {
+      if (codeOf(error) === undefined) throw error;
+      outcome = "failed";
+      failure = error;
+    }
+    return { keyId, outcome, kms: this.#records.get(keyId)?.record.wraps.map(({ kms }) => kms) ?? [], failure };
+  }
+
+  /**
    * Attaches what is sealed under this ring's keys, so that no key retires before its time. A {@link SessionStore} does so for itself.
    *
+   * @param of - What it lies in: several populations of one store are walked over once.
    * @internal
    */
-  attach(population: Population): void {
-    this.#populations.push(population);
+  attach(population: Population, of: object = UNCOUNTED): void {
+    const maxTtlMs = Math.max(population.maxTtlMs, this.#attached.get(of)?.maxTtlMs ?? 0);
+    this.#attached.set(of, { ...population, maxTtlMs });
   }
 
   /**
@@ -688,9 +759,9 @@ export class KeyRing {
    * the whole fleet.
    */
   async #retireWhenDue(): Promise<void> {
-    if (this.#populations.length === 0 || this.#populations.some(({ count }) => count === undefined)) return;
+    if (!this.#isCountable()) return;
     const now = this.clock();
-    const longestTtlMs = Math.max(...this.#populations.map(({ maxTtlMs }) => maxTtlMs));
+    const longestTtlMs = Math.max(...[...this.#attached.values()].map(({ maxTtlMs }) => maxTtlMs));
     const unusedAfterMs = this.#maxSealingAgeMs + longestTtlMs + this.#resealAfterMs + RETIREMENT_SLACK_MS;
     // Not the newest, nor the one that seals, whatever a wrong clock says.
     const newest = this.#newestUsable();
@@ -723,9 +794,13 @@ export class KeyRing {
     }
   }
 
+  #isCountable(): boolean {
+    return this.#attached.size > 0 && ![...this.#attached.values()].some(({ count }) => count === undefined);
+  }
+
   async #countAll(): Promise<ReadonlyMap<string, number>> {
     const sum = new Map<string, number>();
-    for (const population of this.#populations) {
+    for (const population of this.#attached.values()) {
       for (const [keyId, count] of (await population.count?.()) ?? []) sum.set(keyId, (sum.get(keyId) ?? 0) + count);
     }
     return sum;
@@ -840,4 +915,12 @@ function requireKeyIds(keyIds: readonly string[]): ReadonlySet<string> {
     if (!isKeyId(keyId)) throw new RangeError(`revokedKeyIds must hold key ids: ${KEY_ID_BYTES} bytes in base64url`);
   }
   return new Set(keyIds);
+}
+
+function requireDropped(names: readonly string[], kms: KmsSet): ReadonlySet<string> {
+  for (const name of names) {
+    requireUtf8("droppedKms", name, 1, MAX_KMS_NAME_BYTES);
+    if (kms.has(name)) throw new RangeError("droppedKms must not name a KMS of this ring");
+  }
+  return new Set(names);
 }

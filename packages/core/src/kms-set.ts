@@ -151,6 +151,65 @@ export class KmsSet {
     return { dataKey: undefined, kms: undefined, refused: asked > 0 && refused === asked, failure };
   }
 
+  /**
+   * Whether a KMS opens the wrap that a record has by it.
+   *
+   * @throws What kept the KMS from answering.
+   */
+  async opens(record: KeyRecord, name: string): Promise<boolean> {
+    const outcome = await this.unwrap({ ...record, wraps: record.wraps.filter(({ kms }) => kms === name) });
+    outcome.dataKey?.wipe();
+    if (outcome.dataKey === undefined && !outcome.refused && outcome.failure !== undefined) throw outcome.failure;
+    return outcome.dataKey !== undefined;
+  }
+
+  /**
+   * Wraps the data key of a record under one more KMS: inside the KMSs where they can do that, else through this process.
+   *
+   * @throws KmsError of the KMS that failed last; SealedSessionError `KEY_UNAVAILABLE` when none opens the record, or the new wrap does not open to the
+   *   same key.
+   */
+  async rewrap(record: KeyRecord, to: string): Promise<{ readonly wrap: WrappedKey; readonly isInside: boolean }> {
+    const context = encryptionContext(this.#ring, record.activatesAt);
+    const target = this.#members.find(({ kms }) => kms.name === to) as Member;
+    const sources = this.#members.flatMap((member) => {
+      const wrap = record.wraps.find(({ kms }) => kms === member.kms.name);
+      return wrap === undefined || member === target ? [] : [{ ...member, wrapped: wrap.wrapped }];
+    });
+    let failure: unknown;
+    for (const { kms, gate, wrapped } of sources) {
+      try {
+        const inside = await gate.run(async (options) => kms.rewrapTo?.(target.kms, wrapped, context, options));
+        const bytes = inside ?? (await this.#wrapAnew(kms, gate, target, wrapped, context));
+        const wrap = { kms: to, wrapped: bytes };
+        // Nothing is written that does not open: the old wraps may be dropped one day.
+        const outcome = await this.unwrap({ ...record, wraps: [wrap] });
+        outcome.dataKey?.wipe();
+        if (outcome.dataKey !== undefined) return { wrap, isInside: inside !== undefined };
+        failure = outcome.failure;
+      } catch (error) {
+        failure = error;
+        this.#reportFailure(kms, error);
+      }
+    }
+    throw failure ?? new SealedSessionError("KEY_UNAVAILABLE", `ring ${this.#ring}: no KMS opens this key`);
+  }
+
+  async #wrapAnew(
+    kms: Kms,
+    gate: KmsGate,
+    target: Member,
+    wrapped: Uint8Array,
+    context: EncryptionContext,
+  ): Promise<Uint8Array> {
+    const dataKey = await gate.run((options) => kms.unwrap(wrapped, context, options), wipe);
+    try {
+      return await target.gate.run((options) => target.kms.wrap(dataKey, context, options));
+    } finally {
+      dataKey.fill(0);
+    }
+  }
+
   #verified(bytes: Uint8Array, commitment: Uint8Array): DataKey | undefined {
     try {
       if (bytes.length !== KEY_BYTES) return undefined;

@@ -56,4 +56,19 @@ export interface Kms {
    * @returns 32 bytes, owned and wiped by the caller.
    */
   unwrap(wrapped: Uint8Array, context: EncryptionContext, options?: KmsCallOptions): Promise<Uint8Array>;
+
+  /**
+   * Wraps a wrapped data key under another KMS without the data key leaving either, where that can be done. Optional.
+   *
+   * @param target - The other one.
+   * @param wrapped - What this one wrapped.
+   * @param context - What it was wrapped with, and will be wrapped with again.
+   * @returns What `target` opens, or `undefined` where the two cannot do it between them.
+   */
+  rewrapTo?(
+    target: Kms,
+    wrapped: Uint8Array,
+    context: EncryptionContext,
+    options?: KmsCallOptions,
+  ): Promise<Uint8Array | undefined>;
 }

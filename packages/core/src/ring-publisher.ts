@@ -1,7 +1,8 @@
 /**
  * What changes a ring in its store: new keys, revocations and tombstones (format 5.4 to 5.6). Each is written on a condition, and read back.
  */
-import { type DataKey, encodeRecord, type KeyRecord, keyIdOf, RecordState } from "./data-key.js";
+import { equal } from "./bytes.js";
+import { type DataKey, encodeRecord, type KeyRecord, keyIdOf, RecordState, type WrappedKey } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { SealedSessionError } from "./errors.js";
 import type { KeyRingStore } from "./key-ring-store.js";
@@ -102,6 +103,45 @@ export class RingPublisher {
       if (isWritten) return reader.refreshAnew();
     }
     throw this.#unavailable("the ring store did not take the key's new state");
+  }
+
+  /**
+   * Writes the record of a key with other wraps.
+   *
+   * @param change - Gets the record as it is after a fresh look, and returns its wraps, or `undefined` to leave it.
+   * @returns Whether it was written.
+   * @throws SealedSessionError `KEY_UNAVAILABLE` when the store does not take it; whatever `change` throws.
+   */
+  async setWraps(
+    keyId: string,
+    change: (record: KeyRecord) => Promise<readonly WrappedKey[] | undefined>,
+  ): Promise<boolean> {
+    const { name, reader } = this.#options;
+    for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
+      await reader.refreshAnew();
+      const { record, copies } = this.#entry(keyId);
+      const wraps = await change(record);
+      if (wraps === undefined) return false;
+      const bytes = encodeRecord({ ...record, wraps });
+      const results = await Promise.all(
+        copies.map((expected) =>
+          this.#fromStore("the ring cannot be written", (store) => store.write(name, keyId, bytes, { expected })),
+        ),
+      );
+      // Read back, so that this process takes the new wraps over.
+      await reader.refreshAnew();
+      if (results.length > 0 && results.every(({ written }) => written)) return true;
+    }
+    throw this.#unavailable("the ring store did not take the key's new wraps");
+  }
+
+  /** Writes a record as this process sees it, without the wraps that it ignores. @throws SealedSessionError `KEY_UNAVAILABLE`. */
+  async rewriteWithout(keyId: string): Promise<void> {
+    await this.setWraps(keyId, async (record) => {
+      const { copies } = this.#entry(keyId);
+      const bytes = encodeRecord(record);
+      return copies.every((copy) => equal(copy, bytes)) ? undefined : record.wraps;
+    });
   }
 
   /**

@@ -79,6 +79,8 @@ export interface RingRecordsOptions {
   readonly outageLimitMs: number;
   /** Key ids that count as revoked whatever their record says. */
   readonly revoked: ReadonlySet<string>;
+  /** Names of KMSs whose wraps are ignored. */
+  readonly droppedKms: ReadonlySet<string>;
 }
 
 /** The records of one ring in this process, by key id in base64url. */
@@ -262,7 +264,7 @@ export class RingRecords {
    * here knows which of two is right, and of two that both open none is better: processes that insisted would write for ever.
    */
   covers(copy: Uint8Array, { record, otherWraps }: RingEntry): boolean {
-    const read = decodeRecord(copy);
+    const read = this.#decode(copy);
     return (
       read !== undefined &&
       read.state === record.state &&
@@ -382,8 +384,16 @@ export class RingRecords {
     return true;
   }
 
-  #read(keyId: string, bytes: Uint8Array, now: number): KeyRecord | undefined {
+  #decode(bytes: Uint8Array): KeyRecord | undefined {
     const record = decodeRecord(bytes);
+    if (record === undefined || this.#options.droppedKms.size === 0) return record;
+    const wraps = record.wraps.filter(({ kms }) => !this.#options.droppedKms.has(kms));
+    // With nothing left it is a key that nobody opens any more, and not a record without wraps.
+    return wraps.length === 0 ? record : { ...record, wraps };
+  }
+
+  #read(keyId: string, bytes: Uint8Array, now: number): KeyRecord | undefined {
+    const record = this.#decode(bytes);
     if (record === undefined || keyIdOf(record) !== keyId) return this.#refuse(keyId, "malformed");
     if (record.activatesAt > now + this.#options.maxAheadMs && record.state === RecordState.enabled) {
       return this.#refuse(keyId, "too far in the future");

@@ -51,8 +51,8 @@ export interface SealerOptions {
    */
   readonly inlineKeys?: "off" | "read" | "write";
   /**
-   * What this sealer seals is counted by somebody who is attached to the ring, as a {@link SessionStore} is. Otherwise no key of the ring retires while
-   * the sealer's process runs: nobody could say that nothing is sealed under it any more.
+   * What this sealer seals is counted by somebody who is attached to the ring, as a {@link SessionStore} is. Otherwise this process retires no
+   * key: nobody could say that nothing is sealed under it any more. Other processes that use the ring do, unless their `rotation` is manual.
    *
    * @defaultValue false
    */

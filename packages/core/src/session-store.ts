@@ -89,7 +89,7 @@ export class SessionStore<T = unknown> {
         "clientBound needs digest storedIds: with verbatim ones the store holds the client's secret",
       );
     }
-    this.#ring.attach({ maxTtlMs: this.#idleMs, count: () => this.countByKey() });
+    this.#ring.attach({ maxTtlMs: this.#idleMs, count: () => this.countByKey() }, this.#store);
   }
 
   /**

@@ -17,7 +17,14 @@ it("refuses both of two verified keys with one key id and different commitments 
     has: () => true,
   } as unknown as KmsSet;
   const revoked = new Set<string>();
-  const options = { clock: () => START, maxAheadMs: 0, refusedRetryMs: 0, outageLimitMs: 1, revoked };
+  const options = {
+    clock: () => START,
+    maxAheadMs: 0,
+    refusedRetryMs: 0,
+    outageLimitMs: 1,
+    revoked,
+    droppedKms: revoked,
+  };
   const records = new RingRecords("web", kms, options);
 
   const record: KeyRecord = {
