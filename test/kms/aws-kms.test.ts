@@ -234,6 +234,37 @@ describe("describe and rewrap", () => {
     expect(await failureOf(kms.unwrap(moved, CONTEXT))).toMatchObject({ code: "KMS_DENIED" });
     expect(await failureOf(other.rewrap(wrapped, CONTEXT, { to: keyId }))).toMatchObject({ code: "KMS_DENIED" });
   });
+
+  it("a ring moves to another KMS key by ReEncrypt alone: its data keys never leave KMS, and every call has the context", async () => {
+    const store = memoryKeyRingStore();
+    const [old, next] = [awsKms({ keyId, client }), awsKms({ keyId: otherKeyId, client })];
+    const ring = new KeyRing({ name: "web", kms: old, store });
+    const envelope = await new Sealer({ ring }).seal("a session", "stored-id");
+    ring.close();
+    server.calls.length = 0;
+    const moving = new KeyRing({ name: "web", kms: [next, old], store, rotation: "manual" });
+    expect(await moving.rewrap({ to: next.name })).toMatchObject([{ outcome: "rewrapped inside the KMS" }]);
+    moving.close();
+    const operations = server.calls.map(({ operation }) => operation);
+    expect(new Set(operations)).toEqual(new Set(["Decrypt", "ReEncrypt"]));
+    expect(operations.filter((operation) => operation === "ReEncrypt")).toHaveLength(1);
+    expect(server.calls.every(({ context }) => context["sealed-session:ring"] === "web")).toBe(true);
+    server.setState(keyId, "Disabled");
+    const moved = new KeyRing({ name: "web", kms: next, store });
+    expect(await new Sealer({ ring: moved }).open(envelope, "stored-id")).toBe("a session");
+    moved.close();
+  });
+
+  it("rewrapTo leaves it to the caller where the keys are of two regions, or the target is no key in AWS", async () => {
+    const arnIn = (region: string) => `arn:aws:kms:${region}:111122223333:key/${ID}`;
+    const here = awsKms({ keyId: arnIn("eu-west-1"), client });
+    const there = awsKms({ keyId: arnIn("us-east-1"), client: clientOf(server.endpoint) });
+    const other: Kms = { ...here, name: "other" };
+    for (const target of [there, other]) {
+      expect(await here.rewrapTo?.(target, Uint8Array.of(1), CONTEXT)).toBeUndefined();
+    }
+    expect(server.calls).toEqual([]);
+  });
 });
 
 describe("an error of AWS becomes", () => {
