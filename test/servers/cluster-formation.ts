@@ -26,8 +26,13 @@ export async function formCluster(masters: readonly Address[], replicas: readonl
       await untilNothingMissing(`${name(replica)} becomes a replica`, () => missingReplicate(replica, masterId));
     }),
   );
+  await untilWhole(all, masters.length, replicas.length);
+}
+
+/** Waits until all nodes agree that none of them is missing, and replicas hold what was written before. */
+export async function untilWhole(all: readonly Address[], masters: number, replicas: number): Promise<void> {
   await untilNothingMissing("a cluster on which all nodes agree", () =>
-    firstMissing(all.map((node) => () => missingInView(node, masters.length, replicas.length))),
+    firstMissing(all.map((node) => () => missingInView(node, masters, replicas))),
   );
   await untilNothingMissing("replicas in step", await missingReplication(all));
 }

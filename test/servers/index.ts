@@ -6,6 +6,6 @@ export {
   type StartRedisClusterOptions,
   startRedisCluster,
 } from "./redis-cluster.js";
-export { type Address, killNode, pauseNode, type RedisNode, resumeNode } from "./redis-node.js";
+export { type Address, killNode, pauseNode, type RedisNode, restartNode, resumeNode } from "./redis-node.js";
 export { type RedisServer, type StartRedisOptions, startRedis } from "./redis-server.js";
 export { NoRedisSourceError, type Source, type SourceOptions } from "./source.js";

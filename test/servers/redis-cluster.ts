@@ -2,7 +2,7 @@
  * A Redis Cluster: by default three masters with a replica each, on loopback.
  */
 
-import { formCluster, missingReplication, readRole } from "./cluster-formation.js";
+import { formCluster, missingReplication, readRole, untilWhole } from "./cluster-formation.js";
 import { untilNothingMissing } from "./condition.js";
 import { ask } from "./connection.js";
 import { type LaunchedRedis, launchOnFreePort, type RedisConfig } from "./lane.js";
@@ -39,6 +39,8 @@ export interface RedisCluster {
   addresses(): Address[];
   /** Resolves when every replica that runs is linked to its master and holds all that was written before the call. */
   waitForReplicas(): Promise<void>;
+  /** Resolves when all nodes run again and agree on it, and replicas hold all that was written before. */
+  waitUntilWhole(): Promise<void>;
   /** Ends all nodes, waits until they are gone and removes their directories. A cluster that was given goes on. */
   stop(): Promise<void>;
 }
@@ -105,6 +107,11 @@ function cluster(
     waitForReplicas: async () => {
       const missing = await missingReplication(await running());
       await untilNothingMissing("replicas in step", missing);
+    },
+    waitUntilWhole: () => {
+      // A failover changes roles, but not how many nodes have them.
+      const masters = nodes.filter(({ role }) => role === "master").length;
+      return untilWhole(nodes, masters, nodes.length - masters);
     },
   };
 }

@@ -5,6 +5,7 @@
 import { spawnSync } from "node:child_process";
 import { type ContainerRuntimeClient, GenericContainer, ImageName, Wait } from "testcontainers";
 import { untilNothingMissing } from "./condition.js";
+import { ask } from "./connection.js";
 import { dockerClient } from "./docker-client.js";
 import { beforeExit } from "./exit-cleanup.js";
 import { type Lane, type LaunchedRedis, READY_LINE, startFailure, toArguments } from "./lane.js";
@@ -33,7 +34,6 @@ export async function findContainerLane(): Promise<Lane> {
       const container = new RedisContainer(image, client)
         .withLabels(LABELS)
         .withNetworkMode("host")
-        .withTmpFs({ "/data": "rw,mode=1777" })
         .withCommand(["redis-server", ...toArguments({ ...config, port: String(port), dir: "/data" })])
         .withWaitStrategy(Wait.forLogMessage(READY_LINE))
         // The cleanup of testcontainers is a container too, whose image some machines cannot pull.
@@ -54,6 +54,8 @@ class RedisContainer extends GenericContainer {
     super(image);
     this.#image = image;
     this.#client = client;
+    // A volume of its own: it stays when the server is killed, and goes with the container.
+    this.createOpts.Volumes = { "/data": {} };
     this.withLogConsumer((stream) => {
       stream.on("data", (text) => {
         this.#log = (this.#log + String(text)).slice(-10_000);
@@ -88,7 +90,14 @@ function launched(port: number, container: Container): LaunchedRedis {
   return {
     host: "127.0.0.1",
     port,
-    isRunning: async () => (await orGone(container.inspect()))?.State.Running ?? false,
+    isRunning: () => isRunning(container),
+    async restart() {
+      if (await isRunning(container)) throw new Error(`the server on port ${port} runs`);
+      await container.start();
+      await untilNothingMissing(`the server on port ${port}`, () =>
+        ask({ host: "127.0.0.1", port }, (redis) => redis.ping()).then(() => undefined, String),
+      );
+    },
     async signal(signal) {
       const gone = container.wait();
       await container.kill({ signal });
@@ -121,6 +130,10 @@ for (const id of ids) {
   const path = "/containers/" + id + "?force=true&v=true";
   require("node:http").request({ ...JSON.parse(engine), method: "DELETE", path }).end();
 }`;
+
+async function isRunning(container: Container): Promise<boolean> {
+  return (await orGone(container.inspect()))?.State.Running ?? false;
+}
 
 async function removeContainer(container: Container): Promise<void> {
   await orGone(container.remove({ force: true, v: true }));

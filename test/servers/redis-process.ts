@@ -3,7 +3,7 @@
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync, statSync } from "node:fs";
 import { access, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, delimiter, join } from "node:path";
@@ -63,37 +63,43 @@ function processLane(command: readonly string[], description: string): Lane {
 class RedisProcess implements LaunchedRedis, Address {
   readonly host = "127.0.0.1";
   readonly port: number;
-  readonly pid: number;
   readonly dir: string;
-  readonly #child: ChildProcess;
-  readonly #gone: Promise<unknown>;
+  readonly #command: readonly string[];
   readonly #forget: () => void;
+  #child: ChildProcess;
+  #gone: Promise<unknown>;
   #spawnError: Error | undefined;
+  /** Where in its log the present run of the server begins. */
+  #logStart = 0;
 
-  constructor([file = "", ...prefix]: readonly string[], port: number, config: RedisConfig) {
+  constructor(command: readonly string[], port: number, config: RedisConfig) {
     this.port = port;
     // Synchronous up to `beforeExit`, so that no signal comes in between.
     this.dir = mkdtempSync(join(tmpdir(), "sealed-session-redis-"));
-    const log = openSync(this.#logFile, "a");
-    const args = [...prefix, ...toArguments({ ...config, port: String(port), dir: this.dir })];
-    this.#child = spawn(file, args, { stdio: ["ignore", log, log] });
-    closeSync(log);
-    this.pid = this.#child.pid ?? 0;
+    this.#command = [...command, ...toArguments({ ...config, port: String(port), dir: this.dir })];
+    [this.#child, this.#gone] = this.#spawn();
     this.#forget = beforeExit(() => {
       this.#child.kill("SIGKILL");
       rmSync(this.dir, { recursive: true, force: true, maxRetries: 10, retryDelay: 20 });
     });
-    this.#gone = once(this.#child, "exit").catch((error: Error) => {
-      this.#spawnError = error;
-    });
-    // A forgotten server does not keep this process alive, and ends with it.
-    this.#child.unref();
+  }
+
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
+  async restart(): Promise<void> {
+    const what = `the server on port ${this.port}`;
+    if (await this.isRunning()) throw new Error(`${what} runs`);
+    this.#logStart = statSync(this.#logFile).size;
+    [this.#child, this.#gone] = this.#spawn();
+    await this.ready(what);
   }
 
   async ready(what: string): Promise<void> {
     await untilNothingMissing(what, async () => {
       const running = await this.isRunning();
-      const log = readFileSync(this.#logFile, "utf8");
+      const log = readFileSync(this.#logFile, "utf8").slice(this.#logStart);
       if (log.includes(READY_LINE)) return undefined;
       if (!running) throw startFailure(what, log, this.#spawnError);
       return `"${READY_LINE}" in its log:\n${log}`;
@@ -115,6 +121,19 @@ class RedisProcess implements LaunchedRedis, Address {
     await this.#end();
     await rm(this.dir, { recursive: true, force: true, maxRetries: 5, retryDelay: 20 });
     this.#forget();
+  }
+
+  #spawn(): [ChildProcess, gone: Promise<unknown>] {
+    const [file = "", ...args] = this.#command;
+    const log = openSync(this.#logFile, "a");
+    const child = spawn(file, args, { stdio: ["ignore", log, log] });
+    closeSync(log);
+    const gone = once(child, "exit").catch((error: Error) => {
+      this.#spawnError = error;
+    });
+    // A forgotten server does not keep this process alive, and ends with it.
+    child.unref();
+    return [child, gone];
   }
 
   async #end(): Promise<void> {

@@ -55,11 +55,8 @@ export async function startRedis({ config, ...choice }: StartRedisOptions = {}):
 
 /** @returns the server at `address`, which belongs to somebody else. */
 export function givenNode({ host, port }: Address): RedisNode {
-  return {
-    host,
-    port,
-    signal: async () => {
-      throw new Error(`${host}:${port} was given to the tests and is not theirs to end or pause`);
-    },
+  const refuse = async () => {
+    throw new Error(`${host}:${port} was given to the tests and is not theirs to end or pause`);
   };
+  return { host, port, signal: refuse, restart: refuse };
 }

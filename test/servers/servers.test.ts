@@ -11,6 +11,7 @@ import {
   killNode,
   pauseNode,
   type RedisCluster,
+  restartNode,
   resumeNode,
   startRedis,
   startRedisCluster,
@@ -143,6 +144,19 @@ describe.each(named)("a cluster from $lane", ({ choice }) => {
     await cluster.waitForReplicas();
   });
 
+  test("has a node that comes back after it was killed, as the replica of the one that took over", async () => {
+    const [master, , , successor] = cluster.nodes;
+    if (master === undefined || successor === undefined) throw new Error("no nodes");
+    await expect(restartNode(successor)).rejects.toThrow(`${successor.port} runs`);
+    await restartNode(master);
+    await cluster.waitUntilWhole();
+    const [role, , masterPort] = (await ask(master, (redis) => redis.role())) as [string, string, number];
+    expect([role, masterPort]).toEqual(["slave", successor.port]);
+    const keysOf = async (node: Address) => (await ask(node, (redis) => redis.keys("*"))).sort();
+    expect((await keysOf(master)).length).toBeGreaterThan(0);
+    expect(await keysOf(master)).toEqual(await keysOf(successor));
+  });
+
   test("is gone with its directories when it was stopped, and may be stopped twice", async () => {
     client.disconnect();
     await cluster.stop();
@@ -166,6 +180,20 @@ describe.each(named)("a cluster from $lane", ({ choice }) => {
 });
 
 describe.each(named)("a server from $lane", ({ choice }) => {
+  test("comes back after it was killed with what it had, and is stopped for good", async () => {
+    const server = await startRedis({ ...choice, config: {} });
+    await ask(server, (redis) => redis.set("key", "value"));
+    for (const round of [1, 2]) {
+      await killNode(server);
+      expect(await answers(server), `round ${round}`).toBe(false);
+      await restartNode(server);
+      expect(await ask(server, (redis) => redis.get("key")), `round ${round}`).toBe("value");
+    }
+    await server.stop();
+    expect(await answers(server)).toBe(false);
+    expect(leftBehind()).toEqual([]);
+  });
+
   test("answers until it is stopped", async () => {
     const server = await startRedis({ ...choice, config: {} });
     expect(await ask(server, async (redis) => [await redis.set("key", "value"), await redis.get("key")])).toEqual([

@@ -63,6 +63,7 @@ describe("a server that is given", () => {
       expect(given).toMatchObject({ host: own.host, port: own.port, source: "given by SEALED_SESSION_TEST_REDIS_URL" });
       expect(warning.mock.calls.join()).toContain("tests write to the servers");
       await expect(given.signal("SIGKILL")).rejects.toThrow("was given");
+      await expect(given.restart()).rejects.toThrow("was given");
       await given.stop();
       await (await startRedis({ source: "env" })).stop();
     } finally {
