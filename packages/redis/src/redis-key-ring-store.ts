@@ -211,8 +211,8 @@ class HashKeyRingStore implements RedisKeyRingStore {
       const server = isCluster(this.#client) ? await ownerOf(this.#client, key) : this.#client;
       const name = nodeName(server);
       if (this.#inspected.has(name)) return;
-      this.#inspected.add(name);
       const warning = await evictionWarning(server);
+      this.#inspected.add(name);
       if (warning !== undefined) this.#warn(warning);
     };
     // A server that does not answer now is asked at the next read.

@@ -6,7 +6,7 @@ import { movedTo, nodeName, ownerOf } from "./cluster-map.js";
 import { withinDeadline } from "./deadline.js";
 import { oneByOne } from "./redirection.js";
 import { isCluster, type RedisClient, type RedisConnection, type RedisServer } from "./redis-client.js";
-import { replyCode, unavailable } from "./store-error.js";
+import { emptyIfRefused, replyCode, unavailable } from "./store-error.js";
 
 /** Times that a write follows its key to another master. */
 const MAX_REDIRECTIONS = 3;
@@ -102,13 +102,13 @@ export class ReplicatedWriter {
    * when the server does not tell: WAIT then shows.
    */
   async #replicas(connection: RedisConnection): Promise<"none" | "lost" | "connected"> {
-    const info = await connection.info("replication").catch(orUnlessRefused);
+    const info = await connection.info("replication").catch(emptyIfRefused);
     if (!/^connected_slaves:0\r?$/m.test(info)) return "connected";
     if (!isCluster(this.#client)) return "none";
-    const nodes = String(await connection.cluster("NODES").catch(orUnlessRefused)).split("\n");
+    const nodes = String(await connection.cluster("NODES").catch(emptyIfRefused)).split("\n");
     const [id = ""] = nodes.find((line) => / (\S+,)?myself[ ,]/.test(line))?.split(" ") ?? [];
     if (id === "") return "connected";
-    return nodes.some((line) => line.split(" ")[3] === id) ? "lost" : "none";
+    return nodes.some((line) => line.split(" ")[3] === id || isDeadFormerMaster(line)) ? "lost" : "none";
   }
 
   async #server(key: string): Promise<RedisServer> {
@@ -146,8 +146,9 @@ export class ReplicatedWriter {
   }
 }
 
-/** An answer that is not allowed to us is an empty one; no answer at all is a failure. */
-function orUnlessRefused(error: unknown): string {
-  if (replyCode(error) === undefined) throw error;
-  return "";
+/** After a failover the dead master stands there as a master without slots, perhaps ours: it will come back as the replica that is missing now. */
+function isDeadFormerMaster(line: string): boolean {
+  const [, , flags = "", , , , , , ...slots] = line.trim().split(" ");
+  const roles = flags.split(",");
+  return roles.includes("master") && roles.some((role) => role.startsWith("fail")) && slots.length === 0;
 }

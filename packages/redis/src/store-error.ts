@@ -30,6 +30,12 @@ export function replyCode(error: unknown): string | undefined {
   return isReply(error) ? REPLY_CODE.exec(error.message)?.[1] : undefined;
 }
 
+/** For what may be forbidden to us: an answer that is refused is an empty one; no answer at all goes on as a failure. */
+export function emptyIfRefused(error: unknown): string {
+  if (replyCode(error) === undefined) throw error;
+  return "";
+}
+
 function harmless(error: unknown): Error {
   const cause = new Error(harmlessMessage(error));
   if (error instanceof Error) {
