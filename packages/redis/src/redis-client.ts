@@ -52,7 +52,7 @@ export interface RedisServer {
   /** DBSIZE. */
   dbsize(): Promise<number>;
   /** Begins a pipeline. */
-  pipeline(): RedisPipeline;
+  pipeline(): BulkPipeline;
   /** Makes another connection to the same server. */
   duplicate(options: DuplicateOptions): RedisConnection;
 }
@@ -109,16 +109,20 @@ export interface RedisConnection {
 export interface RedisPipeline {
   /** EVAL, of a script on one key. */
   eval(script: string, keyCount: number, ...keysAndArguments: (string | Buffer)[]): unknown;
-  /** EVALSHA, of a script that the server knows. */
-  evalsha(sha1: string, keyCount: number, ...keysAndArguments: (string | Buffer)[]): unknown;
-  /** GETEX without options. */
-  getexBuffer(key: string): unknown;
-  /** GETRANGE. */
-  getrangeBuffer(key: string, first: number, last: number): unknown;
   /** WAIT: for how many replicas, and how long, in milliseconds. */
   wait(replicas: number, timeoutMs: number): unknown;
   /** Sends the commands and resolves to their replies. */
   exec(): Promise<[error: Error | null, reply: unknown][] | null>;
+}
+
+/** A pipeline of one node's commands on many keys. */
+export interface BulkPipeline extends Pick<RedisPipeline, "exec"> {
+  /** EVALSHA, of a script that the server knows. */
+  evalsha(sha1: string, keyCount: number, ...keysAndArguments: (string | Buffer)[]): unknown;
+  /** GETEX without options. */
+  getexBuffer(key: string): unknown;
+  /** GETRANGE: the bytes from `first` to `last`, both included. */
+  getrangeBuffer(key: string, first: number, last: number): unknown;
 }
 
 /** A single server, or a primary found by Sentinel: `Redis` of ioredis. */

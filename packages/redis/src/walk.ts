@@ -5,7 +5,7 @@ import type { EnvelopeChange, EnvelopePage, WalkOptions, WalkPosition } from "@s
 import { withinDeadline } from "./deadline.js";
 import { type MasterView, mayHaveGained, type ViewTimes, viewMasters } from "./master-view.js";
 import { askRedis } from "./redirection.js";
-import type { RedisClient, RedisCommands, RedisPipeline, RedisServer } from "./redis-client.js";
+import type { BulkPipeline, RedisClient, RedisCommands, RedisServer } from "./redis-client.js";
 import { importersToWalk, MAX_FAILURES, scanPage } from "./scan.js";
 
 /** What a walk needs of a store. */
@@ -17,7 +17,7 @@ export interface WalkedStore {
   /** How long to wait. */
   readonly times: ViewTimes;
   /** Puts the command that makes a change into a pipeline; its reply is 1 when it was made. */
-  readonly change: (pipeline: RedisPipeline, key: string, change: EnvelopeChange) => void;
+  readonly change: (pipeline: BulkPipeline, key: string, change: EnvelopeChange) => void;
   /** Makes one change. */
   readonly changeOne: (redis: RedisCommands, key: string, change: EnvelopeChange) => Promise<unknown>;
 }
@@ -181,7 +181,7 @@ class NodePage implements EnvelopePage {
 /** One command for each of many items. */
 interface Work<T, R> {
   readonly key: (item: T) => string;
-  readonly send: (pipeline: RedisPipeline, key: string, item: T) => unknown;
+  readonly send: (pipeline: BulkPipeline, key: string, item: T) => unknown;
   readonly ask: (redis: RedisCommands, key: string, item: T) => Promise<unknown>;
   readonly read: (reply: unknown) => R;
 }
