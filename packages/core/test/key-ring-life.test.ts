@@ -37,6 +37,10 @@ const never = () => new Promise<never>(() => {});
 const idBytes = (keyId: string) => fromBase64url(keyId) as Uint8Array;
 const eventsOf = <T extends DiagnosticEvent["type"]>(type: T) =>
   events.filter((event): event is Extract<DiagnosticEvent, { type: T }> => event.type === type);
+const keyIdsOf = (type: "key-denied" | "key-suspended") =>
+  eventsOf(type)
+    .map((event) => event.keyId)
+    .sort();
 
 describe("the next key", () => {
   it.each([
@@ -392,6 +396,7 @@ describe("a ring's timers", () => {
     const { time, store, process } = virtualWorld();
     const ring = process();
     await ring.ready();
+    await time.advance(2 * MINUTE);
     const calls = [1, 2, 3, 4, 5, 6].map((n) => () => codeThrown(ring.byId(new Uint8Array(12).fill(n))));
     const last = calls.pop() as () => Promise<unknown>;
     for (const call of calls) expect(await call()).toBe("ENVELOPE_REJECTED");
@@ -448,6 +453,9 @@ describe("looking for a key that this process does not know", () => {
     const world = virtualWorld();
     const { time, store } = world;
     const [ring] = (await readyProcesses(world, 1)) as [KeyRing];
+    // No longer one that has just started, and its timer has just run.
+    await time.advance(2 * MINUTE);
+    for (const { reads } = store; store.reads === reads; ) await time.advance(100);
     const readsAt: number[] = [];
     const { read } = store;
     store.read = (name) => {
@@ -603,11 +611,7 @@ describe("the re-check", () => {
       kms.failWith = code;
       await time.advance(5 * MINUTE);
       expect(callsOf(kms)).toEqual({ generate: 0, wrap: 0, unwrap: 1 });
-      expect(
-        eventsOf("key-denied")
-          .map(({ keyId }) => keyId)
-          .sort(),
-      ).toEqual([...ids].sort());
+      expect(keyIdsOf("key-denied")).toEqual([...ids].sort());
       expect(eventsOf("key-denied")[0]).toEqual({
         type: "key-denied",
         ring: "web",
@@ -650,11 +654,7 @@ describe("the re-check", () => {
       expect(eventsOf("key-suspended")).toEqual([]);
       // No request comes: the ring's timer sees to it.
       await time.advance(2 * MINUTE);
-      expect(
-        eventsOf("key-suspended")
-          .map(({ keyId }) => keyId)
-          .sort(),
-      ).toEqual([...ids].sort());
+      expect(keyIdsOf("key-suspended")).toEqual([...ids].sort());
       expect(await codeThrown(() => key.nextSender())).toBe("KEY_UNAVAILABLE");
       expect(new Set(ring.status().map(({ state }) => state))).toEqual(new Set(["unverified"]));
       expect(await sealsAndOpens()).toEqual(["KEY_UNAVAILABLE", "KEY_UNAVAILABLE"]);
@@ -675,7 +675,7 @@ describe("the re-check", () => {
     it.each(["currentIfWarm", "byIdIfWarm", "current", "byId"] as const)(
       "lets %s have a key until outageLimitMs is over, to the millisecond",
       async (method) => {
-        // Only the last of the ring's timers is near the end.
+        // Where timers run there is one re-check meanwhile, in vain.
         const { time, kms, ring } = await warmProcess({ refreshIntervalMs: 6 * HOUR, recheckIntervalMs: 6 * HOUR });
         const { keyIdBytes } = await ring.current();
         kms.failWith = "KMS_UNREACHABLE";
@@ -894,6 +894,32 @@ describe("ready()", () => {
     answer.set(first as string, "KMS_DENIED");
     await ring.ready();
     expect(ring.status().filter(({ state }) => state === "unverified")).toHaveLength(1);
+  });
+
+  it("waits five refresh intervals for a key of a KMS that is out; then the others have to do", async () => {
+    const [a, b] = [fakeKms("a"), fakeKms("b")];
+    const world = virtualWorld({ kms: [a, b] });
+    a.failWith = "KMS_UNREACHABLE";
+    await world.process().ready();
+    await world.time.advance(MINUTE);
+    // The next key is wrapped by `a` alone, and the one after it by `b` alone.
+    a.failWith = undefined;
+    b.failWith = "KMS_UNREACHABLE";
+    const onlyA = await world.process().publish({ delayMs: 0 });
+    await world.time.advance(MINUTE);
+    a.failWith = "KMS_UNREACHABLE";
+    b.failWith = undefined;
+    const onlyB = await world.process().publish({ delayMs: 0 });
+    await world.time.advance(1);
+    const ring = world.process();
+    const error = await ring.ready().catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code: "KEY_UNAVAILABLE", cause: { code: "KMS_UNREACHABLE", kms: "a" } });
+    expect(ring.currentIfWarm()?.keyId).toBe(onlyB);
+    await world.time.advance(5 * MINUTE - 1);
+    expect(await codeThrown(ring.ready())).toBe("KEY_UNAVAILABLE");
+    await world.time.advance(1);
+    await ring.ready();
+    expect(ring.byIdIfWarm(idBytes(onlyA))).toBeUndefined();
   });
 
   it("rejects where rotation is manual and no key may seal", async () => {
@@ -1164,7 +1190,7 @@ describe("retire()", () => {
     ],
   ])("refuses a key %s with KEY_IN_USE", async (_, keyOf) => {
     const base = await warmProcess();
-    base.ring.attach(nothing);
+    base.ring.attach(nothing, {});
     const keyId = (await keyOf(base)) as string;
     expect(await codeThrown(base.ring.retire(keyId))).toBe("KEY_IN_USE");
     expect(base.stored(keyId).state).toBe(RecordState.enabled);
@@ -1176,8 +1202,8 @@ describe("retire()", () => {
     const [keyId] = ids as [string];
     await time.advance(2 * DAY + 3 * MINUTE);
     let sessions = 2;
-    ring.attach(nothing);
-    ring.attach({ maxTtlMs: HOUR, count: async () => new Map([[keyId, sessions]]) });
+    ring.attach(nothing, {});
+    ring.attach({ maxTtlMs: HOUR, count: async () => new Map([[keyId, sessions]]) }, {});
     const error = await ring.retire(keyId).catch((thrown: Error) => thrown);
     expect(error).toMatchObject({ code: "KEY_IN_USE", message: expect.stringContaining("2 sessions") });
     sessions = 0;
@@ -1191,7 +1217,7 @@ describe("retire()", () => {
     [
       "where a sealer has sealed what nobody counts",
       (ring: KeyRing) => {
-        ring.attach(nothing);
+        ring.attach(nothing, {});
         new Sealer({ ring });
       },
     ],
@@ -1210,7 +1236,7 @@ describe("retire()", () => {
     const [ring] = rings as [KeyRing];
     await time.advance(2 * DAY + 5 * MINUTE);
     const [first] = world.publications as [Publication];
-    ring.attach(nothing);
+    ring.attach(nothing, {});
     await ring.retire(first.keyId);
     expect(stored(first.keyId)).toMatchObject({ state: RecordState.retired, wraps: [], activatesAt: START });
     expect(eventsOf("key-retired")).toEqual([{ type: "key-retired", ring: "web", keyId: first.keyId }]);
@@ -1232,7 +1258,7 @@ describe("retire()", () => {
 
   it("needs no time to pass where the key is revoked", async () => {
     const { ring, currentId, stored } = await warmProcess();
-    ring.attach(nothing);
+    ring.attach(nothing, {});
     await ring.revoke(currentId);
     await ring.retire(currentId);
     expect(stored(currentId).state).toBe(RecordState.retired);
@@ -1242,7 +1268,7 @@ describe("retire()", () => {
     const { process, time, ids } = await warmProcess();
     await time.advance(2 * DAY + HOUR);
     const ring = process({ clock: () => time.now() + MINUTE + 1 });
-    ring.attach(nothing);
+    ring.attach(nothing, {});
     expect(await codeThrown(ring.retire(ids[0] as string))).toBe("CLOCK_SKEW");
   });
 });
@@ -1324,6 +1350,24 @@ describe("keys retire by themselves", () => {
     expect(scans()).toBeLessThanOrEqual(retirements.length * 1.1);
   });
 
+  it("by one count of the same envelopes, however many stores of web sessions lie over them", async () => {
+    const { time, rings, envelopes, retirements, scans } = await fleet(1);
+    for (const namespace of ["a", "b", "c"]) {
+      new SessionStore({ ring: rings[0] as KeyRing, store: envelopes, namespace, idleSeconds: 60 });
+    }
+    await time.advance(DAY);
+    expect(retirements.length).toBeGreaterThanOrEqual(7);
+    expect(scans()).toBeLessThanOrEqual(retirements.length);
+  });
+
+  it("never the newest: without a KMS that makes keys it is the last that there is", async () => {
+    const { time, kms, retirements, publications } = await fleet(1);
+    kms.generate = () => Promise.reject(new KmsError("KMS_DENIED", "no permission", { kms: "fake" }));
+    await time.advance(DAY);
+    expect(publications).toHaveLength(1);
+    expect(retirements).toEqual([]);
+  });
+
   it("only when nothing is left under them: each refusal tells the number, and the pause until the next count doubles", async () => {
     const { time, retirements, stores, envelopes, publications } = await fleet(1, { refreshIntervalMs: 10 * MINUTE });
     const [sessions] = stores as [SessionStore];
@@ -1377,7 +1421,7 @@ describe("keys retire by themselves", () => {
     let scans = 0;
     const options = typeof own === "number" ? { clock: () => time.now() + own } : own;
     const [ring] = (await readyProcesses(world, 1, options)) as [KeyRing];
-    ring.attach({ maxTtlMs: HOUR, count: async () => new Map([[String(scans++), 1]]) });
+    ring.attach({ maxTtlMs: HOUR, count: async () => new Map([[String(scans++), 1]]) }, {});
     await time.advance(DAY);
     expect(world.publications.length).toBeGreaterThan(10);
     expect(eventsOf("key-retired")).toEqual([]);
@@ -1389,7 +1433,7 @@ describe("keys retire by themselves", () => {
   it("never by a process without a store of sessions, nor by one where a sealer has sealed what nobody counts", async () => {
     const world = virtualWorld({ rotationPeriodMs: 2 * HOUR, refreshIntervalMs: 4 * MINUTE });
     const [, ring] = (await readyProcesses(world, 2)) as [KeyRing, KeyRing];
-    ring.attach(nothing);
+    ring.attach(nothing, {});
     new Sealer({ ring });
     await world.time.advance(DAY);
     expect(eventsOf("key-retired")).toEqual([]);
@@ -1398,13 +1442,11 @@ describe("keys retire by themselves", () => {
   it("not while the sessions cannot be counted: reported, and tried again", async () => {
     const { time, retirements, rings } = await fleet(1);
     let down = true;
-    rings[0]?.attach({
-      maxTtlMs: HOUR,
-      async count() {
-        if (down) throw new SealedSessionError("STORE_UNAVAILABLE", "down");
-        return new Map();
-      },
-    });
+    const count = async () => {
+      if (down) throw new SealedSessionError("STORE_UNAVAILABLE", "down");
+      return new Map<string, number>();
+    };
+    rings[0]?.attach({ maxTtlMs: HOUR, count }, {});
     await time.advance(12 * HOUR);
     expect(retirements).toEqual([]);
     expect(eventsOf("ring-rotation-failed")).toContainEqual({
@@ -1531,6 +1573,18 @@ describe("another wrap of the same data key by the same KMS", () => {
     expect(wrapsOf(stored(keyId))).toEqual(before);
     expect(store.changes).toHaveLength(changes + 1);
     expect(eventsOf("key-record-restored")).toEqual([{ type: "key-record-restored", ring: "web", keyId }]);
+  });
+
+  it("that does not open is asked about once, however often somebody puts it there", async () => {
+    const { kms, store, rounds, put } = await threeProcesses();
+    put("fake", Uint8Array.of(0xff));
+    await rounds();
+    const changes = store.changes.length;
+    callsOf(kms);
+    put("fake", Uint8Array.of(0xff));
+    await rounds();
+    expect(store.changes).toHaveLength(changes + 1);
+    expect(callsOf(kms).unwrap).toBe(0);
   });
 
   it("that opens to another key is none either", async () => {

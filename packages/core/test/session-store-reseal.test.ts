@@ -2,6 +2,7 @@
 import { describe, expect, it, vi } from "vitest";
 import { backend } from "#backend";
 import { concat } from "../src/bytes.js";
+import { encode } from "../src/codec.js";
 import { DataKey, decodeRecord, type KeyRecord, keyIdOf } from "../src/data-key.js";
 import { type Envelope, parseEnvelope, writeContext } from "../src/envelope.js";
 import type { EnvelopeStore } from "../src/envelope-store.js";
@@ -165,8 +166,9 @@ describe.each(["get", "touch"] as const)("%s of a session", (method) => {
     const { sessions, kms, envelopes, rotate, pass, envelopeOf } = await resealFixture();
     const sessionId = "0123456789abcdef";
     const context = ["session", "", stored(sessionId)];
-    // {"user_id": 5} with the number as 64 bits.
-    const payload = Uint8Array.of(0x81, 0xa7, ...Buffer.from("user_id"), 0xcf, 0, 0, 0, 0, 0, 0, 0, 5);
+    // {"user_id": 5}, with the length of the name in a byte of its own.
+    const payload = Uint8Array.of(0x81, 0xd9, 7, ...Buffer.from("user_id"), 5);
+    expect(encode({ user_id: 5 })).not.toHaveLength(payload.length);
     const { envelope } = sealPayload(payload, {
       dataKey: kms.made[0] as Uint8Array,
       nonce: new Uint8Array(24).fill(3),
@@ -301,6 +303,18 @@ describe.each(["get", "touch"] as const)("%s of a session", (method) => {
     await pass(1);
     await use();
     expect(await keys()).toEqual([current, current]);
+  });
+
+  it("counts from the end of the sealing age where no key followed in time", async () => {
+    const { ring, sessions, pass, keyOf } = await resealFixture(
+      { idleSeconds: 30 * 86_400 },
+      { outageLimitMs: 30 * DAY, rotationPeriodMs: DAY, maxSealingAgeMs: 2 * DAY },
+    );
+    const sessionId = await sessions.create({ user_id: 1 });
+    await pass(2 * DAY + HOUR);
+    const newKeyId = await ring.publish({ delayMs: 0 });
+    await sessions[method](sessionId);
+    expect(await keyOf(sessionId)).toBe(newKeyId);
   });
 
   it("does nothing to what does not open", async () => {
