@@ -189,6 +189,47 @@ for (const { name, clients: ways, start } of KINDS) {
         await store.close();
       });
 
+      it("reads no ring that somebody has filled: 16 MiB and 65,536 fields are the most", async () => {
+        const client = connect();
+        const namespace = freshNamespace();
+        const store = redisKeyRingStore(client, { namespace });
+        const id = keyId();
+        await store.write("main", id, ENVELOPE);
+        const key = `${namespace}:session-keys:main`;
+        const isRefused = () => assert.rejects(store.read("main"), { code: "STORE_UNAVAILABLE" });
+
+        await client.hset(key, keyId(), Buffer.alloc(16 * 1_048_576));
+        await isRefused();
+        await client.del(key);
+        await store.write("main", id, ENVELOPE);
+        const many = Array.from({ length: 65_536 }, (_, n) => [`junk ${n}`, "x"]).flat();
+        for (let from = 0; from < many.length; from += 8192) await client.hset(key, ...many.slice(from, from + 8192));
+        await isRefused();
+        await client.hdel(key, "junk 0");
+        assert.deepEqual(
+          (await store.read("main")).map((stored) => stored.keyId),
+          [id],
+        );
+        await client.del(key);
+        await store.close();
+      });
+
+      it("replaces a value that is empty or longer than any record: somebody else has put it there", async () => {
+        const client = connect();
+        const namespace = freshNamespace();
+        const store = redisKeyRingStore(client, { namespace });
+        for (const junk of [Buffer.alloc(0), Buffer.alloc(100_000)]) {
+          const id = keyId();
+          await client.hset(`${namespace}:session-keys:main`, id, junk);
+          assert.equal((await store.write("main", id, ENVELOPE, { expected: junk })).written, true);
+          assert.deepEqual(
+            (await store.read("main")).find((stored) => stored.keyId === id)?.record,
+            new Uint8Array(ENVELOPE),
+          );
+        }
+        await store.close();
+      });
+
       it("warns where Redis may evict the ring", async () => {
         const client = connect();
         await client.get("connects a cluster");
