@@ -1,13 +1,13 @@
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { fromBase64url } from "../src/bytes.js";
+import { chooseCurrent } from "../src/current-key.js";
 import { decodeRecord, encodeRecord, type KeyRecord, RecordState } from "../src/data-key.js";
 import { DIAGNOSTICS_CHANNEL, type DiagnosticEvent } from "../src/diagnostics.js";
 import { SealedSessionError } from "../src/errors.js";
 import { KeyRing, type KeyRingOptions } from "../src/key-ring.js";
 import type { KeyRingStore } from "../src/key-ring-store.js";
 import { encryptionContext } from "../src/kms-set.js";
-import { chooseCurrent } from "../src/current-key.js";
 import { fakeKms } from "./support/fake-kms.js";
 import { codeThrown, fixture, HOUR, MINUTE, START } from "./support/fixture.js";
 

@@ -47,7 +47,7 @@ export async function codeThrown(run: Promise<unknown> | (() => unknown)): Promi
 }
 
 /** Lets the short waits of a ring end at once, and the long ones (its timer, the KMS's deadline) never. */
-export function atOnce(task: () => void, delayMs: number): () => void {
+function atOnce(task: () => void, delayMs: number): () => void {
   const immediate = delayMs <= 1000 ? setImmediate(task) : undefined;
   return () => clearImmediate(immediate);
 }
