@@ -23,6 +23,7 @@ export default defineConfig({
       core("node"),
       core("portable"),
       { test: { name: "redis", root: `${root}packages/redis`, include: ["test/**/*.test.ts"] } },
+      { test: { name: "cli", root: `${root}packages/cli`, include: ["test/**/*.test.ts"] } },
       {
         test: {
           name: "test",
