@@ -67,6 +67,10 @@ export type DiagnosticEvent =
   | { readonly type: "session-resealed"; readonly ring: string }
   /** A session could not be sealed anew; it was read all the same. */
   | { readonly type: "session-reseal-failed"; readonly ring: string; readonly code: ErrorCode | undefined }
+  /** A session that another store wrote in clear was sealed, and its plaintext removed. */
+  | { readonly type: "session-adopted"; readonly ring: string }
+  /** A session that another store wrote in clear cannot be read as one, or not be sealed: it was left alone and counts as none. */
+  | { readonly type: "plaintext-refused"; readonly ring: string; readonly code: ErrorCode | undefined }
   /** Bytes that are no envelope of ours under this id: altered, moved, or sealed under a key that the ring does not know. */
   | { readonly type: "envelope-rejected" }
   /** A place of a ring that has several failed; `home` is its index. The ring goes on with the others. */

@@ -56,6 +56,19 @@ export type { EncryptionContext, GeneratedDataKey, Kms, KmsCallOptions } from ".
 export { type LocalKmsOptions, localKms } from "./local-kms.js";
 export { type MemoryStoreOptions, memoryStore } from "./memory-store.js";
 export { type MirroredKeyRingStoreOptions, mirroredKeyRingStore } from "./mirrored-key-ring-store.js";
+export {
+  type Adoption,
+  type AdoptPlaintextOptions,
+  PlaintextAdoption,
+  type PlaintextAdoptionParts,
+} from "./plaintext-adoption.js";
+export {
+  type SealPlaintextOptions,
+  type SealProgress,
+  type SealReport,
+  sealPlaintextSessions,
+} from "./plaintext-sealing.js";
+export type { BulkPlaintextSource, PlaintextRemoval, PlaintextSession, PlaintextSource } from "./plaintext-source.js";
 export type { KeyState } from "./ring-records.js";
 export type { Schedule } from "./schedule.js";
 export { type OpenOptions, Sealer, type SealerOptions, type SealOptions } from "./sealer.js";

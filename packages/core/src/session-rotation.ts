@@ -235,7 +235,7 @@ class Run {
 }
 
 /** Spreads work evenly over time. */
-class Rate {
+export class Rate {
   readonly #perSecond: number;
   readonly #clock: () => number;
   readonly #schedule: Schedule;
@@ -279,7 +279,7 @@ function note(counts: RotationCounts, what: Exclude<keyof RotationCounts, "byKey
 }
 
 /** @returns From 1 to `count`: the same for an id on every machine (FNV-1a). */
-function shardOf(storedId: string, count: number): number {
+export function shardOf(storedId: string, count: number): number {
   let hash = 0x811c9dc5;
   for (let index = 0; index < storedId.length; index++) {
     hash = Math.imul(hash ^ storedId.charCodeAt(index), 0x01000193);

@@ -6,9 +6,10 @@ import { asBulkStore } from "./bulk-store.js";
 import { base64url } from "./bytes.js";
 import { report } from "./diagnostics.js";
 import { PEEK_BYTES, parseEnvelope, peekEnvelope } from "./envelope.js";
-import { type EnvelopeStore, MAX_TTL_MS } from "./envelope-store.js";
+import { type EnvelopeStore, type GetEnvelopeOptions, MAX_TTL_MS } from "./envelope-store.js";
 import { codeOf, hasCode, SealedSessionError, UnsupportedValueError } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
+import { type AdoptPlaintextOptions, PlaintextAdoption } from "./plaintext-adoption.js";
 import { Sealer, type SealerOptions } from "./sealer.js";
 import { createSessionId, type StoredIdMode, storedIdOf } from "./session-id.js";
 
@@ -31,6 +32,14 @@ export interface SessionStoreOptions extends Omit<SealerOptions, "counted"> {
   readonly absoluteSeconds?: number;
   /** What the store's key holds instead of the session id. @defaultValue "digest" */
   readonly storedIds?: StoredIdMode;
+  /**
+   * Takes sessions over that another store wrote in clear: what is not found here is looked for there, sealed with what is left of its time to live,
+   * and removed there. Until it ends, a session that is nowhere costs two commands more. The other store's processes do not see what was taken over:
+   * all processes have to change to this store at one time. An absolute life begins when a session is taken over.
+   *
+   * @defaultValue none
+   */
+  readonly adopt?: AdoptPlaintextOptions;
 }
 
 /** Where a session object came from. */
@@ -56,6 +65,8 @@ export class SessionStore<T = unknown> {
   readonly #absoluteMs: number | undefined;
   readonly #sliding: boolean;
   readonly #storedIds: StoredIdMode;
+  readonly #adopt: AdoptPlaintextOptions | undefined;
+  readonly #adoption: PlaintextAdoption | undefined;
   readonly #origins = new WeakMap<object, Origin>();
 
   /** @throws TypeError or RangeError when an option is wrong. */
@@ -89,6 +100,8 @@ export class SessionStore<T = unknown> {
         "clientBound needs digest storedIds: with verbatim ones the store holds the client's secret",
       );
     }
+    this.#adopt = options.adopt;
+    this.#adoption = this.#adopt === undefined ? undefined : this.#adoptionOf(this.#adopt);
     this.#ring.attach({ maxTtlMs: this.#idleMs, count: () => this.countByKey() }, this.#store);
   }
 
@@ -96,13 +109,16 @@ export class SessionStore<T = unknown> {
    * Starts a session.
    *
    * @param session - What the codec can keep.
-   * @param sessionId - An id that the caller made, as hard to guess. Default: a new one with 256 random bits.
+   * @param ownId - A session id that the caller made, as hard to guess. Default: a new one with 256 random bits.
    * @returns The session id, for the cookie.
    * @throws SealedSessionError `SESSION_EXISTS` when a session lives under this id, `SESSION_ID_INVALID`, `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`;
    *   UnsupportedValueError.
    */
-  async create(session: T, sessionId: string = createSessionId(this.#ring.random)): Promise<string> {
+  async create(session: T, ownId?: string): Promise<string> {
+    const sessionId = ownId ?? createSessionId(this.#ring.random);
     const storedId = this.#requireStoredId(sessionId);
+    // One that lives in clear under this id becomes an envelope, and so is in the way.
+    if (ownId !== undefined && this.#isAdopting()) await this.#adoption?.adopt(sessionId, storedId);
     const notAfterMs = this.#endOfLife(undefined);
     await this.#insert(storedId, sessionId, session, notAfterMs, this.#ttl(notAfterMs));
     return sessionId;
@@ -118,7 +134,7 @@ export class SessionStore<T = unknown> {
   async get(sessionId: string): Promise<T | undefined> {
     const storedId = this.#storedId(sessionId);
     if (storedId === undefined) return undefined;
-    const bytes = await this.#store.get(storedId, this.#sliding ? { slideMs: this.#idleMs } : undefined);
+    const bytes = await this.#read(storedId, sessionId, this.#sliding ? { slideMs: this.#idleMs } : undefined);
     if (bytes === undefined) return undefined;
     const found = await this.#open(bytes, storedId, sessionId);
     if (found === undefined) return undefined;
@@ -159,7 +175,7 @@ export class SessionStore<T = unknown> {
   async update(sessionId: string, change: (session: T) => T | Promise<T>): Promise<T | undefined> {
     const storedId = this.#requireStoredId(sessionId);
     for (let attempt = 0; attempt < UPDATE_ATTEMPTS; attempt++) {
-      const bytes = await this.#store.get(storedId);
+      const bytes = await this.#read(storedId, sessionId);
       const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
       if (bytes === undefined || found === undefined) return undefined;
       const session = await change(found.session);
@@ -186,7 +202,7 @@ export class SessionStore<T = unknown> {
     if (this.#absoluteMs !== undefined) return (await this.get(sessionId)) !== undefined;
     const storedId = this.#storedId(sessionId);
     if (storedId === undefined) return false;
-    const bytes = await this.#store.get(storedId, this.#sliding ? { slideMs: this.#idleMs } : undefined);
+    const bytes = await this.#read(storedId, sessionId, this.#sliding ? { slideMs: this.#idleMs } : undefined);
     if (bytes === undefined) return false;
     await this.#resealWhenDue(bytes, storedId, sessionId);
     return true;
@@ -200,7 +216,10 @@ export class SessionStore<T = unknown> {
    */
   async destroy(sessionId: string): Promise<boolean> {
     const storedId = this.#storedId(sessionId);
-    return storedId !== undefined && this.#store.destroy(storedId);
+    if (storedId === undefined) return false;
+    // Before the envelope: whoever takes the plaintext over just now finds it gone, and removes the envelope too.
+    const wasInClear = await this.#destroyPlaintext(sessionId);
+    return (await this.#store.destroy(storedId)) || wasInClear;
   }
 
   /**
@@ -217,7 +236,7 @@ export class SessionStore<T = unknown> {
     const storedId = this.#storedId(sessionId);
     if (storedId === undefined) return undefined;
     for (let attempt = 0; attempt < UPDATE_ATTEMPTS; attempt++) {
-      const bytes = await this.#store.get(storedId);
+      const bytes = await this.#read(storedId, sessionId);
       const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
       if (bytes === undefined || found === undefined) return undefined;
       const notAfterMs = this.#endOfLife(found.notAfterMs);
@@ -234,7 +253,11 @@ export class SessionStore<T = unknown> {
         notAfterMs,
         Math.max(1, Math.min(remainingMs, this.#ttl(notAfterMs))),
       );
-      if (await this.#store.destroy(storedId, { expected: bytes })) return newId;
+      if (await this.#store.destroy(storedId, { expected: bytes })) {
+        // A plaintext that was left over would bring the old id back to life.
+        await this.#destroyPlaintext(sessionId);
+        return newId;
+      }
       // Logged out in between, and the new id must not outlive that; or changed, and the change must not be lost.
       await this.#store.destroy(newStoredId);
     }
@@ -264,6 +287,43 @@ export class SessionStore<T = unknown> {
   /** To be called when the process image was copied or restored from a snapshot, before it seals again (format 2.4). */
   reseed(): void {
     this.#sealer.reseed();
+  }
+
+  /** Reads an envelope; one that is not there is made of the plaintext, where sessions are taken over. */
+  async #read(storedId: string, sessionId: string, options?: GetEnvelopeOptions): Promise<Uint8Array | undefined> {
+    const bytes = await this.#store.get(storedId, options);
+    if (!this.#isAdopting()) return bytes;
+    const inPlace = this.#adopt?.inPlace ?? false;
+    const isSettled = bytes === undefined ? inPlace : !inPlace || peekEnvelope(bytes) !== undefined;
+    if (isSettled) return bytes;
+    const adoption = await this.#adoption?.adopt(sessionId, storedId);
+    // What is there in clear no longer may have become an envelope since we looked.
+    return adoption === "refused" ? undefined : this.#store.get(storedId, options);
+  }
+
+  async #destroyPlaintext(sessionId: string): Promise<boolean> {
+    if (!this.#isAdopting() || this.#adopt?.inPlace === true) return false;
+    return (await this.#adopt?.from.destroy(sessionId)) ?? false;
+  }
+
+  #isAdopting(): boolean {
+    return this.#adopt !== undefined && this.#ring.clock() < this.#adopt.until;
+  }
+
+  #adoptionOf({ from, until, inPlace = false }: AdoptPlaintextOptions): PlaintextAdoption {
+    requireInteger("adopt.until", until, 0, Number.MAX_SAFE_INTEGER);
+    if (inPlace && this.#storedIds !== "verbatim") {
+      throw new RangeError("adopt.inPlace needs verbatim storedIds: plaintext lies under session ids");
+    }
+    return new PlaintextAdoption({
+      ring: this.#ring,
+      sealer: this.#sealer,
+      store: this.#store,
+      from,
+      inPlace,
+      idleMs: this.#idleMs,
+      absoluteMs: this.#absoluteMs,
+    });
   }
 
   async #insert(

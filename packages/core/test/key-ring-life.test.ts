@@ -5,6 +5,7 @@ import { describe, expect, it } from "vitest";
 import { fromBase64url } from "../src/bytes.js";
 import { decodeRecord, encodeRecord, type KeyRecord, keyIdOf, RecordState } from "../src/data-key.js";
 import type { DiagnosticEvent } from "../src/diagnostics.js";
+import type { EnvelopeStore } from "../src/envelope-store.js";
 import { KmsError, SealedSessionError } from "../src/errors.js";
 import type { KeyRing, KeyRingOptions } from "../src/key-ring.js";
 import type { Kms } from "../src/kms.js";
@@ -255,6 +256,25 @@ describe("the next key", () => {
     expect(ring.currentIfWarm()?.keyId).toBe(publications.at(-1)?.keyId);
     expect(publications).toHaveLength(published);
   });
+});
+
+it("the first key is asked for ever more rarely of a KMS that denies it, however many requests come", async () => {
+  const { time, kms, store, process } = virtualWorld();
+  const ring = process();
+  kms.failWith = "KMS_DENIED";
+  for (let tenth = 0; tenth < 3000; tenth++) {
+    const codes = await Promise.all(Array.from({ length: 5 }, () => codeThrown(ring.current())));
+    expect(new Set(codes)).toEqual(new Set(["KEY_UNAVAILABLE"]));
+    await time.advance(100);
+  }
+  // The pauses double from a 60th of the refresh interval to half of it.
+  expect(kms.calls.generate).toBeGreaterThan(10);
+  expect(kms.calls.generate).toBeLessThan(20);
+  // The ring is read five times at once, and then each 60th of the refresh interval.
+  expect(store.reads).toBeLessThan(360);
+  kms.failWith = undefined;
+  await time.advance(31 * SECOND);
+  expect((await ring.current()).keyId).toHaveLength(16);
 });
 
 describe("a ring's timers", () => {
@@ -696,6 +716,20 @@ describe("the re-check", () => {
     time.set(time.now() + 10 * HOUR);
     expect((await ring.current()).keyId).toBe(currentId);
     expect(ring.currentIfWarm()?.keyId).toBe(currentId);
+    expect(eventsOf("key-suspended")).toEqual([]);
+  });
+
+  it("comes first when no timer ran for longer than outageLimitMs: while it is under way nothing is suspended", async () => {
+    const { time, kms, ring, currentId } = await warmProcess();
+    const { keyIdBytes } = await ring.current();
+    const gate = held();
+    kms.gate = gate.promise;
+    time.set(time.now() + 10 * HOUR);
+    const current = ring.current();
+    await time.advance(1);
+    for (let i = 0; i < 3; i++) ring.byIdIfWarm(keyIdBytes);
+    gate.release();
+    expect((await current).keyId).toBe(currentId);
     expect(eventsOf("key-suspended")).toEqual([]);
   });
 
@@ -1332,9 +1366,15 @@ describe("keys retire by themselves", () => {
     expect(retirements.length).toBeGreaterThanOrEqual(1);
   });
 
-  it("later by the longest TTL of several stores of sessions", async () => {
+  it.each([
+    ["the same envelopes", (envelopes: EnvelopeStore) => envelopes],
+    ["others", (_: EnvelopeStore, { now }: VirtualTime) => memoryStore({ clock: now })],
+  ])("later by the longest TTL of several stores of web sessions, over %s", async (_, storeOf) => {
     const { time, retirements, rings, envelopes } = await fleet(1);
-    new SessionStore({ ring: rings[0] as KeyRing, store: envelopes, idleSeconds: 5 * 3600 });
+    const [ring] = rings as [KeyRing];
+    for (const idleSeconds of [5 * 3600, 60]) {
+      new SessionStore({ ring, store: storeOf(envelopes, time), idleSeconds });
+    }
     await time.advance(UNUSED_AFTER + 4 * HOUR - 1);
     expect(retirements).toEqual([]);
     await time.advance(2 * HOUR + 8 * MINUTE);
@@ -1610,6 +1650,21 @@ describe("another wrap of the same data key by the same KMS", () => {
     await time.advance(2 * MINUTE);
     await rounds();
     expect(wrapsOf(stored(keyId))).toEqual(before);
+  });
+
+  it("is not judged by processes whose permission was taken away: it is adopted once they have it back", async () => {
+    const { kms, store, keyId, rounds, put, stored } = await threeProcesses();
+    const again = await kms.wrap(kms.made[0] as Uint8Array, encryptionContext("web", START));
+    put("fake", again);
+    const changes = store.changes.length;
+    kms.failWith = "KMS_DENIED";
+    await rounds();
+    kms.failWith = undefined;
+    await rounds();
+    expect(store.changes).toHaveLength(changes);
+    store.records.delete(keyId);
+    await rounds();
+    expect(wrapsOf(stored(keyId))).toEqual([["fake", String(again)]]);
   });
 
   it("does not wait for time, and no process loses the key meanwhile", async () => {

@@ -3,6 +3,7 @@
  *
  * @packageDocumentation
  */
+export { type PlaintextSessionsOptions, plaintextSessions } from "./plaintext-sessions.js";
 export type {
   ClusterRedis,
   DuplicateOptions,

@@ -13,13 +13,13 @@ import {
   type WalkOptions,
 } from "@sealed-session/core";
 import { withinDeadline } from "./deadline.js";
-import { type ViewTimes, viewMasters } from "./master-view.js";
+import type { ViewTimes } from "./master-view.js";
 import { askRedis } from "./redirection.js";
 import { type RedisClient, type RedisCommands, readsFromMaster, requireClient } from "./redis-client.js";
 import { requireEnvelope, requireStoredId, requireTimeout, requireTtl, sessionPrefix } from "./redis-key.js";
 import { scanStoredIds } from "./scan.js";
 import { runScript, type Script, script } from "./script.js";
-import { type WalkedStore, walkPages } from "./walk.js";
+import { estimateKeys, type WalkedStore, walkPages } from "./walk.js";
 
 /** Replies by which PTTL says that there is no key, or none that expires. */
 const NO_KEY = -2;
@@ -218,12 +218,8 @@ class RedisStore implements BulkEnvelopeStore {
   }
 
   /** By DBSIZE: counts all keys of the servers, also those of others. */
-  async estimate(): Promise<number> {
-    const masters = await viewMasters(this.#client, this.#prefix, this.#times);
-    const sizes = [...masters.values()].map(({ server }) =>
-      withinDeadline(this.#commandTimeoutMs, () => server.dbsize()),
-    );
-    return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
+  estimate(): Promise<number> {
+    return estimateKeys({ client: this.#client, prefix: this.#prefix, times: this.#times });
   }
 
   get #times(): ViewTimes {

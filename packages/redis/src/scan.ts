@@ -80,24 +80,24 @@ export function importersToWalk(
   return importers;
 }
 
-/** Looks at some hundred keys of one master. */
+/** Looks at some hundred keys of one master. By `isId`, keys under our prefix that cannot be ours are passed over. */
 export async function scanPage(
   server: RedisServer,
   prefix: string,
   cursor: string,
   times: ViewTimes,
+  isId: (text: string) => boolean = isStoredId,
 ): Promise<ScanPage> {
   const [next, keys] = await withinDeadline(times.commandTimeoutMs, () =>
     server.scanBuffer(cursor, "MATCH", `${escapeGlob(prefix)}*`, "COUNT", KEYS_PER_COMMAND),
   );
-  return { cursor: next.toString(), storedIds: keys.flatMap((key) => storedIdOf(key, prefix)) };
+  return { cursor: next.toString(), storedIds: keys.flatMap((key) => idOf(key, prefix, isId)) };
 }
 
-/** Keys under our prefix that cannot be ours are passed over. */
-function storedIdOf(key: Buffer, prefix: string): string[] {
+function idOf(key: Buffer, prefix: string, isId: (text: string) => boolean): string[] {
   try {
-    const storedId = decoder.decode(key).slice(prefix.length);
-    return isStoredId(storedId) ? [storedId] : [];
+    const id = decoder.decode(key).slice(prefix.length);
+    return isId(id) ? [id] : [];
   } catch {
     return [];
   }

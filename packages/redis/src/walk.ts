@@ -8,14 +8,18 @@ import { askRedis } from "./redirection.js";
 import type { BulkPipeline, RedisClient, RedisCommands, RedisServer } from "./redis-client.js";
 import { importersToWalk, MAX_FAILURES, scanPage } from "./scan.js";
 
-/** What a walk needs of a store. */
-export interface WalkedStore {
+/** The keys that are walked over. */
+export interface WalkedKeys {
   /** Whose masters are walked. */
   readonly client: RedisClient;
   /** What the keys begin with. */
   readonly prefix: string;
   /** How long to wait. */
   readonly times: ViewTimes;
+}
+
+/** What a walk needs of a store. */
+export interface WalkedStore extends WalkedKeys {
   /** Puts the command that makes a change into a pipeline; its reply is 1 when it was made. */
   readonly change: (pipeline: BulkPipeline, key: string, change: EnvelopeChange) => void;
   /** Makes one change. */
@@ -30,16 +34,25 @@ interface Stand {
   readonly owned: string;
 }
 
+/** Visits every envelope under the prefix, as {@link walkKeys} does. */
+export function walkPages(
+  store: WalkedStore,
+  visit: (page: EnvelopePage) => Promise<void>,
+  options: WalkOptions,
+): Promise<void> {
+  return walkKeys(store, (server, storedIds) => visit(new NodePage(store, server, storedIds)), options);
+}
+
 /**
  * Visits every key under the prefix that lives throughout, although slots move and masters change: after each round the masters are asked what they
  * own, and those that may have gained keys are walked again. A master that broke off is walked on from where it stood, if it still is the same.
  */
-export async function walkPages(
-  store: WalkedStore,
-  visit: (page: EnvelopePage) => Promise<void>,
+export async function walkKeys(
+  { client, prefix, times }: WalkedKeys,
+  visit: (server: RedisServer, ids: readonly string[]) => Promise<void>,
   { position, onPosition, signal }: WalkOptions,
+  isId?: (text: string) => boolean,
 ): Promise<void> {
-  const { client, prefix, times } = store;
   const walkedLast = new Map<string, string>();
   const cursors = new Map<string, string>();
   let failures = 0;
@@ -53,8 +66,8 @@ export async function walkPages(
         let cursor = cursors.get(name) ?? "0";
         do {
           try {
-            const page = await scanPage(server, prefix, cursor, times);
-            if (page.storedIds.length > 0) await visit(new NodePage(store, server, page.storedIds));
+            const page = await scanPage(server, prefix, cursor, times, isId);
+            if (page.storedIds.length > 0) await visit(server, page.storedIds);
             ({ cursor } = page);
           } catch (error) {
             brokenOff.add(name);
@@ -75,6 +88,15 @@ export async function walkPages(
     for (const [name] of pending) if (cursors.get(name) === DONE) cursors.delete(name);
     masters = now;
   }
+}
+
+/** @returns How many keys the masters hold, also those of others. */
+export async function estimateKeys({ client, prefix, times }: WalkedKeys): Promise<number> {
+  const masters = await viewMasters(client, prefix, times);
+  const sizes = [...masters.values()].map(({ server }) =>
+    withinDeadline(times.commandTimeoutMs, () => server.dbsize()),
+  );
+  return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
 }
 
 const DONE = "done";
