@@ -808,6 +808,7 @@ export class KeyRing {
 
   async #writeTombstone(keyId: string): Promise<void> {
     await this.#whileClosing(this.#publisher.setState(keyId, RecordState.retired));
+    this.#refusals.delete(keyId);
     report({ type: "key-retired", ring: this.name, keyId });
   }
 
