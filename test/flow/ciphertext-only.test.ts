@@ -56,7 +56,7 @@ const ALL_OPTIONS: readonly Partial<SessionStoreOptions>[] = [
 ];
 
 /** What the store sends for these sessions. */
-const STORE_COMMANDS: readonly string[] = ["EVALSHA", "GET", "GETEX", "PEXPIRE", "PTTL", "SET", "UNLINK"];
+const STORE_COMMANDS: readonly string[] = ["EVALSHA", "GET", "GETEX", "PTTL", "SET", "UNLINK"];
 
 interface Variant {
   readonly storedIds: StoredIdMode;
