@@ -228,14 +228,17 @@ export class RingPublisher {
    */
   async #activation(delayMs: number): Promise<number> {
     const storeNow = await this.now();
-    const time = delayMs === 0 ? Math.min(this.#options.clock(), storeNow) : storeNow + delayMs;
+    const notAhead = Math.min(this.#options.clock(), storeNow);
+    const current = this.#options.current();
+    // Nothing seals here: a key that follows those of others would be in our future as well.
+    if (current === undefined) return notAhead + delayMs;
     // Also those whose time has come by the store's clock and not yet by ours.
     const active = this.#options.records
       .entries()
       .filter(([, { dataKey, record }]) => dataKey !== undefined && record.activatesAt <= storeNow)
       .map(([, { record }]) => record.activatesAt);
-    const current = this.#options.current();
-    if (current !== undefined) active.push(this.#entry(current.keyId).record.activatesAt);
+    active.push(this.#entry(current.keyId).record.activatesAt);
+    const time = delayMs === 0 ? notAhead : storeNow + delayMs;
     return Math.max(time, ...active.map((activatesAt) => activatesAt + 1));
   }
 
