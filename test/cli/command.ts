@@ -5,7 +5,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 
-export const BIN = fileURLToPath(new URL("../../packages/cli/bin/sealed-session.js", import.meta.url));
+const BIN = fileURLToPath(new URL("../../packages/cli/bin/sealed-session.js", import.meta.url));
 const TIMEOUT_MS = 60_000;
 
 /** How a run is started. */

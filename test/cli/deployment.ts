@@ -18,7 +18,7 @@ export interface Servers {
 }
 
 /** What the sessions hold here. */
-export interface Session {
+interface Session {
   readonly n: number;
 }
 

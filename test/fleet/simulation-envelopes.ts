@@ -10,24 +10,26 @@ export interface SimulatedEnvelope {
   readonly number: number;
 }
 
-/** Of how many minutes some are kept for long, and how many of each. */
-const KEPT_MINUTES = 180;
+/** How many are kept of each minute. */
 const KEPT_A_MINUTE = 32;
 const MINUTE_MS = 60_000;
 
-/** The one that was sealed last, and samples of the last three hours. */
+/** The one that was sealed last, and samples of all that still live. */
 export class SimulatedEnvelopes {
   readonly #time: VirtualTime;
   readonly #random: SeededRandom;
+  readonly #keptMinutes: number;
   /** A list for each minute in which something was sealed, the oldest first. */
   readonly #kept: SimulatedEnvelope[][] = [];
   #minute = 0;
   #count = 0;
   #last: SimulatedEnvelope | undefined;
 
-  constructor(time: VirtualTime, random: SeededRandom) {
+  /** @param ttlMs - How long an envelope lives. */
+  constructor(time: VirtualTime, random: SeededRandom, ttlMs: number) {
     this.#time = time;
     this.#random = random;
+    this.#keptMinutes = Math.floor(ttlMs / MINUTE_MS);
   }
 
   /** Numbers the envelopes of the fleet. */
@@ -40,7 +42,7 @@ export class SimulatedEnvelopes {
     const minute = Math.floor(this.#time.clock() / MINUTE_MS);
     if (minute > this.#minute) {
       this.#minute = minute;
-      if (this.#kept.push([]) > KEPT_MINUTES) this.#kept.shift();
+      if (this.#kept.push([]) > this.#keptMinutes) this.#kept.shift();
     }
     const kept = this.#kept.at(-1) as SimulatedEnvelope[];
     if (kept.length < KEPT_A_MINUTE) kept.push(envelope);
@@ -52,7 +54,7 @@ export class SimulatedEnvelopes {
     return this.#last;
   }
 
-  /** One of the last three hours. */
+  /** One of any age. */
   old(): SimulatedEnvelope | undefined {
     const kept = this.#kept[this.#random.below(this.#kept.length)];
     return kept?.[this.#random.below(kept.length)];

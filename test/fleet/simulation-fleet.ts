@@ -24,6 +24,8 @@ export interface SimulatedFleetOptions {
   readonly storeAnswerMs?: number;
   /** Average time between the moments in which a process has requests. @defaultValue 60000 */
   readonly requestEveryMs?: number;
+  /** How long a session lives. @defaultValue 10800000 (3 h) */
+  readonly sessionTtlMs?: number;
   /** How far the clock of a process is off at most, either way. @defaultValue 1000 */
   readonly clockErrorMs?: number;
   /** How much later than they should the timers of all rings go off. @defaultValue 0 */
@@ -40,6 +42,7 @@ export class SimulatedFleet {
   readonly envelopes: SimulatedEnvelopes;
   readonly processes: readonly SimulatedProcess[];
   readonly requestEveryMs: number;
+  readonly sessionTtlMs: number;
   readonly clockErrorMs: number;
   readonly ringOptions: SimulatedFleetOptions["ring"];
 
@@ -59,9 +62,10 @@ export class SimulatedFleet {
       time,
       random,
       answerMs: storeAnswerMs,
-      observer: { read: () => tally.read(), published },
+      observer: { read: () => tally.read(), published, retired: (keyId) => tally.retired(keyId) },
     });
-    this.envelopes = new SimulatedEnvelopes(time, random);
+    this.sessionTtlMs = options.sessionTtlMs ?? 3 * 3_600_000;
+    this.envelopes = new SimulatedEnvelopes(time, random, this.sessionTtlMs);
     this.requestEveryMs = options.requestEveryMs ?? 60_000;
     this.clockErrorMs = options.clockErrorMs ?? 1000;
     this.ringOptions = {

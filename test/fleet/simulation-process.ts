@@ -40,7 +40,7 @@ export class SimulatedProcess {
 
   /** Makes a ring with a clock that is a bit off; asks nothing yet. */
   boot(): ProcessLife {
-    const { time, random, kms, store, tally, ringOptions, clockErrorMs } = this.#fleet;
+    const { time, random, kms, store, tally, ringOptions, clockErrorMs, sessionTtlMs } = this.#fleet;
     const errorMs = Math.round(random.between(-clockErrorMs, clockErrorMs));
     const client = kms.client();
     const ring = new KeyRing({
@@ -52,7 +52,9 @@ export class SimulatedProcess {
       maxCachedSenders: MAX_CACHED_SENDERS,
       ...ringOptions,
     });
-    const sealer = new Sealer({ ring });
+    // As a session store does, so that keys retire.
+    ring.attach({ maxTtlMs: sessionTtlMs, count: async () => tally.sessionsByKey(sessionTtlMs) }, this.#fleet);
+    const sealer = new Sealer({ ring, counted: true });
     this.#life = { ring, sealer, kms: client, waiting: new Set(), ready: false, stopped: false };
     tally.started();
     return this.#life;

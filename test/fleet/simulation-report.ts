@@ -46,6 +46,7 @@ export function reportOf(result: SimulationResult): ReportRow[] {
       "Data keys published",
       `${count(result.published)}, ${count(result.wasted)} of them never used; ${count(result.generates)} generate calls`,
     ),
+    plain("Data keys retired", count(result.retired)),
     barred(
       "Handovers from one data key to the next",
       count(handovers),

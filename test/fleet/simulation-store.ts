@@ -1,5 +1,5 @@
 /** The ring store of a simulated fleet: the memory store behind a virtual wire, which tells what was read and published. */
-import { decode, type KeyRingStore, memoryKeyRingStore } from "@sealed-session/core";
+import { decode, type KeyRingStore, memoryKeyRingStore, RecordState } from "@sealed-session/core";
 import { nameOf } from "./simulation-kms.js";
 import type { SeededRandom } from "./simulation-random.js";
 import type { VirtualTime } from "./virtual-time.js";
@@ -19,6 +19,8 @@ export interface StoreObserver {
   read(): void;
   /** A key came to the ring for the first time. */
   published(key: PublishedKey): void;
+  /** A tombstone took the place of a key's record for the first time. */
+  retired(keyId: string): void;
 }
 
 /** Options of {@link SimulatedStore}. */
@@ -34,6 +36,7 @@ export interface SimulatedStoreOptions {
 export class SimulatedStore implements KeyRingStore {
   readonly #options: SimulatedStoreOptions;
   readonly #known = new Set<string>();
+  readonly #retired = new Set<string>();
   #records: KeyRingStore;
   /** The last answer, as long as nothing was written: readers share it, and do not alter it. A copy for each would be a tenth of a run. */
   #answer: ReturnType<KeyRingStore["read"]> | undefined;
@@ -62,16 +65,26 @@ export class SimulatedStore implements KeyRingStore {
     await this.#wire();
     const result = await this.#records.write(ring, keyId, record, options);
     this.#answer = undefined;
-    if (result.written && !this.#known.has(keyId)) {
-      this.#known.add(keyId);
-      this.#options.observer?.published(publishedKey(keyId, record));
-    }
+    if (result.written) this.#observe(keyId, record);
     return result;
   }
 
   async now() {
     await this.#wire();
     return this.#records.now();
+  }
+
+  #observe(keyId: string, bytes: Uint8Array): void {
+    const { observer } = this.#options;
+    if (!this.#known.has(keyId)) {
+      this.#known.add(keyId);
+      const { activatesAt, wraps } = read(bytes);
+      observer?.published({ keyId, activatesAt, wraps });
+    }
+    if (!this.#retired.has(keyId) && read(bytes).isRetired) {
+      this.#retired.add(keyId);
+      observer?.retired(keyId);
+    }
   }
 
   #empty(): KeyRingStore {
@@ -85,13 +98,17 @@ export class SimulatedStore implements KeyRingStore {
 }
 
 /** The parts of a record (format 5.1) that matter here. */
-function publishedKey(keyId: string, record: Uint8Array): PublishedKey {
-  const [, , activatesAt, , wraps] = decode(record) as [
+function read(record: Uint8Array) {
+  const [, , activatesAt, state, wraps] = decode(record) as [
     number,
     Uint8Array,
     number | bigint,
     number,
     [string, Uint8Array][],
   ];
-  return { keyId, activatesAt: Number(activatesAt), wraps: wraps.map(([, wrapped]) => nameOf(wrapped)) };
+  return {
+    activatesAt: Number(activatesAt),
+    isRetired: state === RecordState.retired,
+    wraps: wraps.map(([, wrapped]) => nameOf(wrapped)),
+  };
 }

@@ -76,6 +76,8 @@ export interface SimulationNumbers {
   readonly ringReads: RateSummary;
   readonly kmsCalls: RateSummary;
   readonly published: number;
+  /** Keys of which a tombstone is left. */
+  readonly retired: number;
   /** Published keys that have had their time and never sealed. */
   readonly wasted: number;
   /** Times from one key to the next, and the longest one in which both sealed somewhere. */
@@ -101,6 +103,7 @@ export class SimulationTally implements KmsObserver, StoreObserver {
   #lives = 0;
   #readyLives = 0;
   #failedStarts = 0;
+  #retired = 0;
   #slowestReadyMs = 0;
   #seals = 0;
   #opens = 0;
@@ -144,6 +147,17 @@ export class SimulationTally implements KmsObserver, StoreObserver {
     const key = { activatesAt, publishedAt: now, waiting, spreadAt: now, firstSealAt: undefined, lastSealAt: 0 };
     this.#keys.set(keyId, key);
     for (const wrap of wraps) this.#keysByWrap.set(wrap, key);
+  }
+
+  retired(_keyId: string): void {
+    this.#retired++;
+  }
+
+  /** Which keys have sealed sessions that still live, as a walk over all sessions would tell. */
+  sessionsByKey(ttlMs: number): ReadonlyMap<string, number> {
+    const since = this.#time.clock() - ttlMs;
+    const living = [...this.#keys].filter(([, { lastSealAt }]) => lastSealAt >= since);
+    return new Map(living.map(([keyId]) => [keyId, 1]));
   }
 
   started(): void {
@@ -210,6 +224,7 @@ export class SimulationTally implements KmsObserver, StoreObserver {
       ringReads: this.#ringReads.summary(),
       kmsCalls: this.#kmsCalls.summary(),
       published: keys.length,
+      retired: this.#retired,
       wasted: keys.filter(({ firstSealAt, activatesAt }) => firstSealAt === undefined && activatesAt < now - 60_000)
         .length,
       ...handoversOf(keys),

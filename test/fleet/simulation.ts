@@ -21,7 +21,7 @@ const PROGRESS_EVERY_MS = 5 * MINUTE_MS;
 
 /** Options of {@link simulate}. */
 export interface SimulationOptions
-  extends Pick<SimulatedFleetOptions, "requestEveryMs" | "clockErrorMs" | "timersLateMs"> {
+  extends Pick<SimulatedFleetOptions, "requestEveryMs" | "sessionTtlMs" | "clockErrorMs" | "timersLateMs"> {
   readonly processes: number;
   /** Virtual hours. */
   readonly hours: number;

@@ -21,8 +21,6 @@ export type CliErrorCode =
   | "KEY_NOT_SEALING"
   /** Redis cannot be reached. */
   | "REDIS_UNREACHABLE"
-  /** The installed libraries cannot do this. */
-  | "NOT_AVAILABLE"
   /** Somebody interrupted. */
   | "INTERRUPTED";
 
@@ -34,7 +32,6 @@ const EXIT_CODES: Readonly<Record<CliErrorCode, ExitCode>> = {
   KEY_UNKNOWN: ExitCode.usage,
   KEY_NOT_SEALING: ExitCode.failed,
   REDIS_UNREACHABLE: ExitCode.failed,
-  NOT_AVAILABLE: ExitCode.failed,
   INTERRUPTED: ExitCode.interrupted,
 };
 const MAX_CAUSES = 4;

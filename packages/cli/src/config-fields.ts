@@ -41,6 +41,7 @@ export const CONFIG_FIELDS: readonly ConfigField[] = [
   { section: "sessions", name: "clientBound", kind: "boolean", summary: "envelopes need their session id" },
   { section: "sessions", name: "inlineKeys", kind: "text", summary: "off, read or write" },
   { section: "sessions", name: "idleSeconds", kind: "integer", summary: "longest time to live of a session" },
+  { section: "sessions", name: "absoluteSeconds", kind: "integer", summary: "absolute life of a session" },
   { section: "sessions", name: "maxEnvelopeBytes", kind: "integer", summary: "longest envelope" },
 ];
 

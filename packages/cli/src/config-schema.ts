@@ -13,6 +13,7 @@ const MAX_KMS = 8;
 const MAX_PORT = 65_535;
 const MAX_REVOKED = 1024;
 const MAX_DROPPED = 64;
+const MAX_SECONDS = 315_360_000;
 
 /** A configuration that was checked. */
 export interface Settings {
@@ -62,6 +63,7 @@ export interface SessionsSettings {
   readonly clientBound?: boolean | undefined;
   readonly inlineKeys?: "off" | "read" | "write" | undefined;
   readonly idleSeconds?: number | undefined;
+  readonly absoluteSeconds?: number | undefined;
   readonly maxEnvelopeBytes?: number | undefined;
 }
 
@@ -230,7 +232,8 @@ const sessions = section({
   storedIds: choice("digest", "verbatim").optional(),
   clientBound: boolean().optional(),
   inlineKeys: choice("off", "read", "write").optional(),
-  idleSeconds: integer(1, 315_360_000).optional(),
+  idleSeconds: integer(1, MAX_SECONDS).optional(),
+  absoluteSeconds: integer(1, MAX_SECONDS).optional(),
   maxEnvelopeBytes: integer(128, 536_870_912).optional(),
 }).refine(({ storedIds, clientBound }) => storedIds !== "verbatim" || clientBound !== true, {
   path: ["clientBound"],

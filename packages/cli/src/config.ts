@@ -111,6 +111,8 @@ export interface SessionsConfig {
   readonly inlineKeys?: "off" | "read" | "write";
   /** The longest time to live of a session, in seconds: 1 to 315360000. @defaultValue 86400 (24 h) */
   readonly idleSeconds?: number;
+  /** Absolute life, in seconds: 1 to 315360000. Plaintext sessions that are sealed get it from then on. @defaultValue none */
+  readonly absoluteSeconds?: number;
   /** Longest envelope, in bytes: 128 to 536870912. @defaultValue 1048576 (1 MiB) */
   readonly maxEnvelopeBytes?: number;
 }

@@ -14,6 +14,7 @@ import {
   type StoredIdMode,
 } from "@sealed-session/core";
 import { redisKeyRingStore, redisStore } from "@sealed-session/redis";
+import { type SealRedisSessionsOptions, type SealReport, sealPlaintextSessions } from "@sealed-session/redis/rotate";
 import { CliError } from "./cli-error.js";
 import type { Settings } from "./config-schema.js";
 import { type KmsRequest, KmsTrail } from "./kms-trail.js";
@@ -43,9 +44,17 @@ export interface Deployment {
   readonly kms: readonly string[];
   /** Names of those that were given up. */
   readonly droppedKms: readonly string[];
+  /** Seals the sessions that another store wrote in clear. */
+  readonly sealPlaintext: (options: SealOptions) => Promise<SealReport>;
   /** Requests to KMSs so far. */
   readonly kmsRequests: () => readonly KmsRequest[];
 }
+
+/** What is up to whoever runs `rotate seal`; the rest is in the configuration. */
+type SealOptions = Pick<
+  SealRedisSessionsOptions,
+  "prefix" | "dryRun" | "ratePerSecond" | "shard" | "onProgress" | "signal"
+>;
 
 /** A {@link Deployment} that is closed at the end. */
 export interface OpenedDeployment extends Deployment {
@@ -60,8 +69,7 @@ export interface OpenOptions {
 }
 
 /** Reads over a busy cluster, and while it fails over: nobody waits for a page here. */
-const COMMAND_TIMEOUT_MS = 5000;
-const FAILOVER_TIMEOUT_MS = 60_000;
+const TIMES = { commandTimeoutMs: 5000, failoverTimeoutMs: 60_000 } as const;
 const KMS_TIMEOUT_MS = 15_000;
 
 /**
@@ -80,12 +88,8 @@ export async function openDeployment(
   try {
     const { client, close } = await connectRedis(settings.redis);
     const places = namespace === "" ? {} : { namespace };
-    const store = redisStore(client, {
-      ...places,
-      commandTimeoutMs: COMMAND_TIMEOUT_MS,
-      failoverTimeoutMs: FAILOVER_TIMEOUT_MS,
-    });
-    const keys = redisKeyRingStore(client, { ...places, commandTimeoutMs: COMMAND_TIMEOUT_MS, onWarning });
+    const store = redisStore(client, { ...places, ...TIMES });
+    const keys = redisKeyRingStore(client, { ...places, commandTimeoutMs: TIMES.commandTimeoutMs, onWarning });
     const closeAll = async (ring?: KeyRing) => {
       ring?.close();
       stopEvents();
@@ -96,7 +100,15 @@ export async function openDeployment(
     try {
       const assembled = assemble(settings, { keys, store, kms: kms.kms });
       const close = () => closeAll(assembled.ring);
-      return { ...assembled, namespace, kmsRequests: () => trail.requests, close };
+      const { ring, sealer, storedIds } = assembled;
+      const { idleSeconds, absoluteSeconds } = settings.sessions;
+      const lives = {
+        ...(idleSeconds !== undefined && { idleMs: 1000 * idleSeconds }),
+        ...(absoluteSeconds !== undefined && { absoluteMs: 1000 * absoluteSeconds }),
+      };
+      const common = { client, ring, sealer, storedIds, ...lives, ...places, ...TIMES };
+      const sealPlaintext: Deployment["sealPlaintext"] = (options) => sealPlaintextSessions({ ...common, ...options });
+      return { ...assembled, namespace, sealPlaintext, kmsRequests: () => trail.requests, close };
     } catch (error) {
       await closeAll();
       throw error;
@@ -121,7 +133,7 @@ export interface Parts {
 export function assemble(
   { ring: ringSettings, sessions: sealing }: Pick<Settings, "ring" | "sessions">,
   { keys, store, kms, clock = Date.now }: Parts,
-): Omit<Deployment, "namespace" | "kmsRequests"> {
+): Omit<Deployment, "namespace" | "sealPlaintext" | "kmsRequests"> {
   const { name, rotationPeriodMs, maxSealingAgeMs, refreshIntervalMs, revokedKeyIds, droppedKms } = ringSettings;
   const watched = new WatchedStore(store);
   const ring = inSection(

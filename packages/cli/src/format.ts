@@ -43,6 +43,27 @@ export function pairsOf(
   return pairs.map(([name, text]) => `  ${dim(name.padEnd(width))}${text}`).join("\n");
 }
 
+/** @returns the text in lines of at most so many columns, broken between words; a longer word has a line of its own. */
+export function wrapped(text: string, columns: number): string {
+  const lines: string[] = [];
+  let line = "";
+  for (const word of text.split(" ")) {
+    if (line === "") line = word;
+    else if (widthOf(line) + 1 + widthOf(word) <= columns) line += ` ${word}`;
+    else {
+      lines.push(line);
+      line = word;
+    }
+  }
+  return [...lines, line].join("\n");
+}
+
+/** @returns how many columns a line takes, without its colours. */
+export function widthOf(line: string): number {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: the escape character is what begins a colour.
+  return line.replace(/\x1b\[[\d;]+m/g, "").length;
+}
+
 /** @returns every line two columns to the right. */
 export function indented(text: string): string {
   return text.replace(/^(?=.)/gm, "  ");

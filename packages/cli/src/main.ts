@@ -6,7 +6,6 @@ import { systemContext } from "./command-context.js";
 import { openDeployment } from "./deployment.js";
 import { ExitCode } from "./exit-code.js";
 import { listenForInterruption } from "./interruption.js";
-import { operations } from "./operations.js";
 import { parseCommandLine, type Request } from "./program.js";
 import { resolveConfig } from "./resolve-config.js";
 import { Terminal } from "./terminal.js";
@@ -37,7 +36,7 @@ async function run(terminal: Terminal, args: readonly string[]): Promise<ExitCod
   const print = (text: string) => void help.push(text);
   let request: Request | undefined;
   try {
-    request = parseCommandLine(args, { version: version(), operations, print });
+    request = parseCommandLine(args, { version: version(), print });
   } catch (error) {
     if (help.length > 0) terminal.say(`${help.join("")}`);
     throw error;

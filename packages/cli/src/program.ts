@@ -1,6 +1,7 @@
 /**
  * The commands, their flags and their help. What a command does is in `commands/`.
  */
+import { rotateSessions as resealSessions } from "@sealed-session/core";
 import { Command, Option } from "commander";
 import { CliError } from "./cli-error.js";
 import type { CommandContext } from "./command-context.js";
@@ -15,7 +16,6 @@ import { rotateStatus } from "./commands/rotate-status.js";
 import { CONFIG_FIELDS, flagOf, pathOf, placeholderOf } from "./config-fields.js";
 import { CONFIG_FILES } from "./config-file.js";
 import type { Deployment } from "./deployment.js";
-import type { Operations } from "./operations.js";
 import { readDuration, readKeyId, readPrefix, readRate, readSample, readShard } from "./option-values.js";
 import type { CommandResult } from "./terminal.js";
 
@@ -36,7 +36,6 @@ export interface Request {
 /** How {@link parseCommandLine} answers. */
 export interface ProgramOptions {
   readonly version: string;
-  readonly operations: Operations;
   /** Takes the help and the version. */
   readonly print: (text: string) => void;
 }
@@ -84,7 +83,7 @@ export function parseCommandLine(args: readonly string[], options: ProgramOption
   return request;
 }
 
-function buildProgram({ version, operations, print }: ProgramOptions, onRequest: (request: Request) => void): Command {
+function buildProgram({ version, print }: ProgramOptions, onRequest: (request: Request) => void): Command {
   const program = new Command("sealed-session")
     .description("Changes the keys of sealed web sessions under a live Redis, without anybody noticing.")
     .configureOutput({ writeOut: print, writeErr: () => {}, outputError: () => {} })
@@ -125,7 +124,7 @@ function buildProgram({ version, operations, print }: ProgramOptions, onRequest:
     .action((flags: Flags, command: Command) => {
       if (command.args.length > 0) throw new CliError("USAGE", `rotate has no such command: ${namesOf(rotate)}`);
       const values = { ...sessionValues(flags), now: flags["now"] === true };
-      run(command, (deployment, context) => rotateAll(deployment, values, context, operations.rotateSessions));
+      run(command, (deployment, context) => rotateAll(deployment, values, context, resealSessions));
     });
 
   rotate
@@ -146,7 +145,7 @@ function buildProgram({ version, operations, print }: ProgramOptions, onRequest:
       const values = { ...sessionValues(flags), dryRun, shard: optional(flags, "shard", readShard) };
       if (dryRun && values.checkpoint !== undefined)
         throw new CliError("USAGE", "--dry-run and --checkpoint exclude each other");
-      run(command, (deployment, context) => rotateSessions(deployment, values, context, operations.rotateSessions));
+      run(command, (deployment, context) => rotateSessions(deployment, values, context, resealSessions));
     });
 
   rotate
@@ -189,22 +188,20 @@ function buildProgram({ version, operations, print }: ProgramOptions, onRequest:
     });
 
   rotate
-    .command("seal", { hidden: operations.sealSessions === undefined })
+    .command("seal")
     .description("seal plaintext sessions that another store wrote")
     .option("--prefix <prefix>", "what their keys begin with", "sess:")
-    .option("--in-place", "the envelope takes the plaintext's place, under the same key")
     .option("--rate <n>", "at most so many a second")
     .option("--shard <i/n>", "one part of n only")
     .option("--dry-run", "change nothing, and count what would be")
     .action((flags: Flags, command: Command) => {
       const values = {
         prefix: readPrefix("--prefix", String(flags["prefix"])),
-        inPlace: flags["inPlace"] === true,
         dryRun: flags["dryRun"] === true,
         rate: optional(flags, "rate", readRate),
         shard: optional(flags, "shard", readShard),
       };
-      run(command, (deployment, context) => rotateSeal(deployment, values, context, operations.sealSessions));
+      run(command, (deployment, context) => rotateSeal(deployment, values, context));
     });
 
   return program;

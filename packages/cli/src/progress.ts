@@ -109,9 +109,11 @@ function startLines(title: string, { stream, clock, base, every = everyInterval 
   };
 }
 
-/** Title, bar, numbers; the bar takes what is left, and where too little is left the end of the numbers goes. */
+/** Title, bar, numbers; the bar takes what is left, and where too little is left the detail goes. */
 function lineOf(title: string, state: ProgressState, meter: RateMeter, columns: number): string {
-  const text = textOf(state, meter);
+  const whole = textOf(state, meter);
+  const { detail: _, ...numbers } = state;
+  const text = title.length + whole.length + MIN_BAR + 4 <= columns ? whole : textOf(numbers, meter);
   const room = Math.min(MAX_BAR, Math.max(MIN_BAR, columns - title.length - text.length - 4));
   const share = shareOf(state) ?? 0;
   const filled = Math.round(room * share);

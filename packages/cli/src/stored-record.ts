@@ -4,11 +4,10 @@
 import { decode, type KeyRingStore } from "@sealed-session/core";
 
 const COMMITMENT_BYTES = 32;
-const KEY_ID_BYTES = 12;
 
 /** What a receipt tells of a record. */
 export interface StoredRecord {
-  /** What names the data key without telling it, in hexadecimal: 64 digits, of which the first 24 are the key id. */
+  /** What names the data key without telling it, in base64url: 43 characters, of which the first 16 are the key id. */
   readonly commitment: string;
   /** 0 enabled, 1 revoked, 2 retired. */
   readonly state: number;
@@ -28,9 +27,10 @@ export async function readStoredRecord(
   const [, commitment, , state, wraps] = value as readonly unknown[];
   if (!(commitment instanceof Uint8Array) || commitment.length !== COMMITMENT_BYTES || !Array.isArray(wraps))
     return undefined;
-  if (Buffer.from(commitment.subarray(0, KEY_ID_BYTES)).toString("base64url") !== keyId) return undefined;
+  const text = Buffer.from(commitment).toString("base64url");
+  if (!text.startsWith(keyId)) return undefined;
   return {
-    commitment: Buffer.from(commitment).toString("hex"),
+    commitment: text,
     state: Number(state),
     kms: wraps.map((wrap: unknown) => String(Array.isArray(wrap) ? wrap[0] : wrap)),
   };

@@ -5,6 +5,7 @@
 import pc from "picocolors";
 import { tell } from "./cli-error.js";
 import type { ExitCode } from "./exit-code.js";
+import { wrapped } from "./format.js";
 import { type Progress, type ProgressOptions, startProgress } from "./progress.js";
 
 /** A stream of the process, as far as it is used. */
@@ -70,8 +71,10 @@ export class Terminal {
 
   /** Tells people what goes on. */
   say(line: string): void {
+    const { stderr } = this.#options;
     this.#progress?.clear();
-    this.#options.stderr.write(`${line}\n`);
+    // Only for eyes: who searches a log wants a sentence in one line.
+    stderr.write(`${stderr.isTTY ? line.replace(/^\S.*$/gm, (part) => wrapped(part, columnsOf(stderr))) : line}\n`);
     this.#progress?.redraw();
   }
 
@@ -108,7 +111,7 @@ export class Terminal {
     const { stdout, environment, json } = this.#options;
     this.#progress?.stop();
     if (json) this.#document(document);
-    else stdout.write(`${text(colorsFor(stdout, environment), stdout.columns ?? DEFAULT_COLUMNS)}\n`);
+    else stdout.write(`${text(colorsFor(stdout, environment), columnsOf(stdout))}\n`);
   }
 
   /** Tells of an error. @returns how the process ends. */
@@ -127,6 +130,10 @@ export class Terminal {
     this.#hasDocument = true;
     this.#options.stdout.write(`${JSON.stringify(document, undefined, 2)}\n`);
   }
+}
+
+function columnsOf({ columns = DEFAULT_COLUMNS }: OutputStream): number {
+  return columns;
 }
 
 /** NO_COLOR (no-color.org) wins over everything, FORCE_COLOR over what the stream is. */

@@ -11,7 +11,6 @@ describe("an error is told with its exit code", () => {
     [new CliError("KEY_UNKNOWN", "m"), 2],
     [new CliError("KEY_NOT_SEALING", "m"), 1],
     [new CliError("REDIS_UNREACHABLE", "m"), 1],
-    [new CliError("NOT_AVAILABLE", "m"), 1],
     [new CliError("INTERRUPTED", "m"), 130],
     [new SealedSessionError("KEY_IN_USE", "m"), 3],
     [new SealedSessionError("LOCAL_KMS_REFUSED", "m"), 2],

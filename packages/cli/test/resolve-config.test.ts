@@ -257,6 +257,7 @@ describe("a wrong field is named with what it must be, and never with its value"
     ["sessions.clientBound", withSessions({ clientBound: true, storedIds: "verbatim" })],
     ["sessions.inlineKeys", withSessions({ inlineKeys: true })],
     ["sessions.idleSeconds", withSessions({ idleSeconds: 0 })],
+    ["sessions.absoluteSeconds", withSessions({ absoluteSeconds: "12h" })],
     ["sessions.maxEnvelopeBytes", withSessions({ maxEnvelopeBytes: 127 })],
     ["sessions.idleMs", withSessions({ idleMs: 1 })],
     ["session", { file: { ...MINIMAL, session: {} } }],

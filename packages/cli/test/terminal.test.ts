@@ -49,6 +49,16 @@ describe("for people", () => {
     expect([stdout(), stderr()]).toEqual(["done\n", "going on\n"]);
   });
 
+  it("a long sentence is broken between words on a terminal, and stays in one line elsewhere", () => {
+    const sentence = "Nothing was changed, since a process that is cut off may seal";
+    const narrow = recordedTerminal({ columns: 30 });
+    narrow.terminal.say(sentence);
+    expect(narrow.stderr()).toBe("Nothing was changed, since a\nprocess that is cut off may\nseal\n");
+    const log = recordedTerminal();
+    log.terminal.say(sentence);
+    expect(log.stderr()).toBe(`${sentence}\n`);
+  });
+
   it("an error leaves stdout empty", () => {
     const { terminal, stdout } = recordedTerminal();
     terminal.fail(new Error("no"));
@@ -119,6 +129,19 @@ describe("progress", () => {
     progress.update({ done: 1000 });
     tick(9000);
     expect(stderr().split("\n")[1]).toBe("re-sealing: 1,000, 100/s");
+  });
+
+  it("leaves the counts out where the terminal is too narrow for all of them", () => {
+    const shown = (columns: number) => {
+      const { terminal, stderr } = recordedTerminal({ columns, environment: { TERM: "xterm" } });
+      const progress = terminal.progress("re-sealing");
+      progress.update({ done: 50, total: 100, detail: "50 re-sealed" });
+      progress.stop();
+      return stderr();
+    };
+    expect(shown(100)).toContain("50 re-sealed");
+    expect(shown(60)).toContain("50 of about 100");
+    expect(shown(60)).not.toContain("50 r");
   });
 
   it("is a bar on a terminal that fits its width, goes away for a line of text, and at the end", () => {

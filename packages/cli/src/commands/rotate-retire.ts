@@ -14,7 +14,7 @@ import type { Colors, CommandResult } from "../terminal.js";
 /** What is left of a key. */
 interface Receipt {
   readonly keyId: string;
-  /** In hexadecimal: names the data key for ever, and tells nothing of it. */
+  /** In base64url: names the data key for ever, and tells nothing of it. */
   readonly commitment: string;
   /** By the clock of the ring's store, in ISO 8601. */
   readonly retiredAt: string;
@@ -98,9 +98,9 @@ function receiptText(receipt: Receipt, ring: string, colors: Colors): string {
     ["commitment", commitment],
     ["retired", formatTime(Date.parse(retiredAt))],
     ["sessions", `0 under this key, of ${formatCount(counted)} that were counted`],
-    ["how", "a tombstone took the record's place in the ring, and was read back"],
+    ["how", "a tombstone took the record's place, and was read back"],
     ["wraps removed", wraps],
   ] as const;
-  const note = "Backups of the ring from before still hold the wrapped key: it is gone for good when they are.";
+  const note = "Backups of the ring from before still hold the wrapped key:\n  it is gone for good when they are.";
   return `${colors.cyan("Receipt: a data key was retired")}\n${pairsOf(pairs, colors.dim)}\n\n  ${colors.dim(note)}`;
 }

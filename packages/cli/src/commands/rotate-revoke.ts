@@ -79,10 +79,10 @@ function revokedText(
 ): string {
   const pairs = [
     ["key id", colors.bold(keyId)],
-    ["revoked", `${formatTime(revokedAt)}; other processes follow at their next refresh`],
+    ["revoked", `${formatTime(revokedAt)}; others follow at their next refresh`],
     ["ended", sessions === undefined ? "not counted" : sessionsOf(sessions)],
     ["seals now", successor?.keyId ?? colors.red("no key")],
   ] as const;
-  const note = `Put ${keyId} into revokedKeyIds of every process with the next deployment:\n  whoever can write the ring could take the revocation back.`;
+  const note = `Put ${keyId} into revokedKeyIds with the next deployment:\n  whoever can write the ring could take the revocation back.`;
   return `${colors.cyan("A data key was revoked")}\n${pairsOf(pairs, colors.dim)}\n\n  ${colors.yellow(note)}`;
 }

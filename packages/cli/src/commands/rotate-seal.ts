@@ -1,7 +1,7 @@
 /**
- * `rotate seal`: adopts plaintext sessions that another store wrote.
+ * `rotate seal`: takes over the plaintext sessions of another store.
  */
-import { CliError } from "../cli-error.js";
+import type { SealReport } from "@sealed-session/redis/rotate";
 import type { CommandContext } from "../command-context.js";
 import type { Deployment } from "../deployment.js";
 import { formatDuration } from "../duration.js";
@@ -9,79 +9,74 @@ import { ExitCode } from "../exit-code.js";
 import { formatCount, formatTime, pairsOf } from "../format.js";
 import { kmsText } from "../kms-text.js";
 import type { Shard } from "../option-values.js";
-import type { CommandResult } from "../terminal.js";
+import type { Colors, CommandResult } from "../terminal.js";
 
 /** Options of {@link rotateSeal}. */
 export interface RotateSealOptions {
   /** What the keys of the plaintext sessions begin with, such as `sess:`. */
   readonly prefix: string;
-  /** The envelope takes the plaintext's place under its own key; otherwise it goes to the key that the session store reads. */
-  readonly inPlace: boolean;
   readonly dryRun: boolean;
   /** Sessions looked at in a second. @defaultValue no limit */
   readonly rate?: number | undefined;
   readonly shard?: Shard | undefined;
 }
 
-/** What a run has done. Times are in milliseconds since 1970-01-01T00:00:00Z. */
-interface SealReport {
-  readonly startedAt: number;
-  readonly endedAt: number;
-  readonly isInterrupted: boolean;
-  readonly examined: number;
-  readonly sealed: number;
-  /** By a few words that say why. */
-  readonly skipped: Readonly<Record<string, number>>;
-  /** Left as they are because they could not be read as sessions. */
-  readonly unreadable: number;
-}
-
-/** The function that does it. */
-export type SealFunction = (
-  deployment: Deployment,
-  options: RotateSealOptions & {
-    readonly signal: AbortSignal;
-    readonly onProgress: (state: {
-      readonly examined: number;
-      readonly sealed: number;
-      readonly total: number;
-    }) => void;
-  },
-) => Promise<SealReport>;
-
-/** Seals what lies there in clear. */
+/** Seals what lies there in clear. Ends with {@link ExitCode.left} while something is left that is no session. */
 export async function rotateSeal(
   deployment: Deployment,
-  options: RotateSealOptions,
+  { prefix, dryRun, rate, shard }: RotateSealOptions,
   { terminal, signal }: CommandContext,
-  seal: SealFunction | undefined,
 ): Promise<CommandResult> {
-  if (seal === undefined) throw new CliError("NOT_AVAILABLE", "rotate seal is not available in this version");
-  const progress = terminal.progress(options.dryRun ? "sealing (dry run)" : "sealing");
-  const onProgress: Parameters<SealFunction>[1]["onProgress"] = ({ examined, sealed, total }) =>
-    progress.update({ done: examined, total, detail: `${formatCount(sealed)} sealed` });
-  const report = await seal(deployment, { ...options, signal, onProgress }).finally(() => progress.stop());
+  const progress = terminal.progress(dryRun ? "sealing (dry run)" : "sealing");
+  const sealing = deployment.sealPlaintext({
+    prefix,
+    dryRun,
+    signal,
+    ...(rate !== undefined && { ratePerSecond: rate }),
+    ...(shard !== undefined && { shard }),
+    onProgress: ({ examined, sealed, total }) =>
+      progress.update({
+        done: examined,
+        total: Math.round(total / (shard?.count ?? 1)),
+        detail: `${formatCount(sealed)} sealed`,
+      }),
+  });
+  const report = await sealing.finally(() => progress.stop());
   const { startedAt, endedAt, isInterrupted, examined, sealed, skipped, unreadable } = report;
   return {
     document: {
-      ...report,
-      prefix: options.prefix,
-      isDryRun: options.dryRun,
-      startedAt: new Date(startedAt).toISOString(),
-      endedAt: new Date(endedAt).toISOString(),
+      sealing: {
+        prefix,
+        startedAt: new Date(startedAt).toISOString(),
+        endedAt: new Date(endedAt).toISOString(),
+        isInterrupted,
+        isDryRun: dryRun,
+        shard: shard ?? { index: 1, count: 1 },
+        counts: { examined, sealed, unreadable },
+        skipped,
+      },
     },
-    text: (colors) => {
-      const pairs = [
-        ["from", formatTime(startedAt)],
-        ["to", `${formatTime(endedAt)}, ${formatDuration(endedAt - startedAt)}`],
-        ["looked at", formatCount(examined)],
-        [options.dryRun ? "to seal" : "sealed", formatCount(sealed)],
-        ...Object.entries(skipped).map(([why, count]) => ["skipped", `${formatCount(count)} ${why}`] as const),
-        ...(unreadable > 0 ? [["unreadable", colors.red(`${formatCount(unreadable)}, left alone`)] as const] : []),
-      ] as const;
-      const title = isInterrupted ? "Interrupted: sessions sealed so far" : "Plaintext sessions sealed";
-      return `${colors.cyan(title)}\n${pairsOf(pairs, colors.dim)}${kmsText(deployment.kmsRequests(), colors)}`;
-    },
-    exitCode: isInterrupted ? ExitCode.interrupted : unreadable > 0 ? ExitCode.left : ExitCode.done,
+    text: (colors) => sealText(report, dryRun, colors) + kmsText(deployment.kmsRequests(), colors),
+    exitCode: isInterrupted ? ExitCode.interrupted : unreadable > 0 && !dryRun ? ExitCode.left : ExitCode.done,
   };
+}
+
+function sealText(report: SealReport, isDryRun: boolean, colors: Colors): string {
+  const { startedAt, endedAt, isInterrupted, examined, sealed, skipped, unreadable } = report;
+  const title = isInterrupted
+    ? "Interrupted: plaintext sessions sealed so far"
+    : isDryRun
+      ? "Dry run: nothing was changed"
+      : "Plaintext sessions sealed";
+  const pairs = [
+    ["from", formatTime(startedAt)],
+    ["to", `${formatTime(endedAt)}, ${formatDuration(endedAt - startedAt)}`],
+    ["looked at", formatCount(examined)],
+    [isDryRun ? "to seal" : "sealed", formatCount(sealed)],
+    ...Object.entries(skipped).map(([why, count]) => ["skipped", `${formatCount(count)} ${why}`] as const),
+    ...(unreadable > 0
+      ? [["no sessions", colors.red(`${formatCount(unreadable)} that cannot be read, left alone`)] as const]
+      : []),
+  ] as const;
+  return `${colors.cyan(title)}\n${pairsOf(pairs, colors.dim)}`;
 }

@@ -7,7 +7,7 @@ import type { CommandContext } from "../command-context.js";
 import { countOfKey, countSessions, othersOf, type SessionCount } from "../count-sessions.js";
 import type { Deployment } from "../deployment.js";
 import { ExitCode } from "../exit-code.js";
-import { formatCount, indented, sessionsOf, tableOf } from "../format.js";
+import { formatCount, indented, sessionsOf, tableOf, widthOf } from "../format.js";
 import type { RingPolicy } from "../ring-policy.js";
 import type { Colors, CommandResult } from "../terminal.js";
 
@@ -206,11 +206,6 @@ function strangersOf(keys: readonly KeyStatus[], { byKey }: SessionCount): strin
 function colored(state: string, colors: Colors): string {
   const name = STATE_COLORS[state];
   return name === undefined ? state : colors[name](state);
-}
-
-function widthOf(line: string): number {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: the escape character is what begins a colour.
-  return line.replace(/\x1b\[\d+m/g, "").length;
 }
 
 /** Why keys are not open: the states do not say it. */

@@ -45,6 +45,7 @@ export function memoryDeployment({
   const deployment: Deployment = {
     ...assemble(settings, { keys, store, kms, clock }),
     namespace: "",
+    sealPlaintext: () => Promise.reject(new Error("there is no plaintext in memory")),
     kmsRequests: () => [],
   };
   const record = recordedTerminal(recorded);

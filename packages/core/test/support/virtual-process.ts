@@ -8,7 +8,7 @@ import { START } from "./fixture.js";
 import { type OpenRingStore, openRingStore } from "./open-ring-store.js";
 
 /** A timer that was asked for. */
-export interface VirtualTimer {
+interface VirtualTimer {
   readonly delayMs: number;
   /** When it is due, in milliseconds of passed time. */
   readonly at: number;
@@ -34,7 +34,7 @@ export interface VirtualTime {
 const DAY = 86_400_000;
 
 /** @returns Virtual time with no timers; it begins at {@link START}. */
-export function virtualTime(): VirtualTime {
+function virtualTime(): VirtualTime {
   let wall = START;
   let passed = 0;
   const timers: VirtualTimer[] = [];
