@@ -35,6 +35,7 @@ export type DiagnosticEvent =
       readonly type: "key-ended";
       readonly ring: string;
       readonly keyId: string;
+      /** What its record says. */
       readonly state: "revoked" | "retired";
     }
   /** This process wrote into the ring that a key is revoked. */
@@ -46,6 +47,7 @@ export type DiagnosticEvent =
       readonly type: "key-retirement-refused";
       readonly ring: string;
       readonly keyId: string;
+      /** How many are left under it. */
       readonly sessions: number;
     }
   /** The next key could not be published ahead, or a key not be retired; tried again at the next refresh. */
@@ -77,6 +79,7 @@ export type DiagnosticEvent =
   | {
       readonly type: "key-ring-home-failed";
       readonly ring: string;
+      /** The index of the place. */
       readonly home: number;
       readonly code: ErrorCode | undefined;
     };

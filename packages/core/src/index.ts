@@ -79,5 +79,6 @@ export {
   type RotationProgress,
   type RotationReport,
   rotateSessions,
+  type Shard,
 } from "./session-rotation.js";
 export { SessionStore, type SessionStoreOptions } from "./session-store.js";

@@ -44,10 +44,15 @@ export interface AdoptPlaintextOptions {
 
 /** What {@link PlaintextAdoption} works with. */
 export interface PlaintextAdoptionParts {
+  /** Its clock counts. */
   readonly ring: KeyRing;
+  /** Seals the sessions. */
   readonly sealer: Pick<Sealer, "seal">;
+  /** Where the envelopes go. */
   readonly store: EnvelopeStore;
+  /** Where the sessions lie in clear. */
   readonly from: PlaintextSource;
+  /** The envelope takes the place of the session in clear. */
   readonly inPlace: boolean;
   /** For sessions without an end, in milliseconds. */
   readonly idleMs: number;

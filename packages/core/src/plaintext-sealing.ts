@@ -9,7 +9,7 @@ import type { BulkPlaintextSource } from "./plaintext-source.js";
 import { type Schedule, systemSchedule } from "./schedule.js";
 import type { Sealer } from "./sealer.js";
 import { type StoredIdMode, storedIdOf } from "./session-id.js";
-import { Rate, shardOf } from "./session-rotation.js";
+import { Rate, type Shard, shardOf } from "./session-rotation.js";
 
 const DEFAULT_IDLE_MS = 86_400_000;
 /** Of one node. */
@@ -48,7 +48,7 @@ export interface SealPlaintextOptions {
   /** Most sessions that are looked at in a second, all nodes together: 1 to 10000000. @defaultValue no limit */
   readonly ratePerSecond?: number;
   /** Looks at one part of `count` only, so that several machines can share the work: `index` from 1 to `count`, at most 1024. @defaultValue all */
-  readonly shard?: { readonly index: number; readonly count: number };
+  readonly shard?: Shard;
   /** Is told after each page how far the run is. */
   readonly onProgress?: (progress: SealProgress) => void;
   /** Ends the run after the pages that are being visited. */

@@ -48,6 +48,14 @@ export interface RotationProgress extends Readonly<RotationCounts> {
   readonly total: number;
 }
 
+/** One part of the work, for one machine of several. */
+export interface Shard {
+  /** Which part: from 1 to `count`. */
+  readonly index: number;
+  /** How many parts there are: 1 to 1024. */
+  readonly count: number;
+}
+
 /** Options of {@link rotateSessions}. */
 export interface RotateSessionsOptions {
   /** The keys. */
@@ -63,7 +71,7 @@ export interface RotateSessionsOptions {
   /** Most envelopes that are looked at in a second, all nodes together: 1 to 10000000. @defaultValue no limit */
   readonly ratePerSecond?: number;
   /** Looks at one part of `count` only, so that several machines can share the work: `index` from 1 to `count`, at most 1024. @defaultValue all */
-  readonly shard?: { readonly index: number; readonly count: number };
+  readonly shard?: Shard;
   /** Goes on from where an interrupted run stood. */
   readonly position?: WalkPosition;
   /** The counts of that run. */

@@ -5,6 +5,7 @@
  */
 export { type PlaintextSessionsOptions, plaintextSessions } from "./plaintext-sessions.js";
 export type {
+  BulkPipeline,
   ClusterRedis,
   DuplicateOptions,
   RedisClient,
