@@ -8,7 +8,7 @@ import { backend } from "#backend";
 import { importAesKey, NoncePool, SENDER_BYTES, TAG_BYTES } from "./aead.js";
 import { requireInteger, requireUtf8 } from "./argument.js";
 import type { SecretKey } from "./backend/backend.js";
-import { concat, equal } from "./bytes.js";
+import { equal } from "./bytes.js";
 import { decode, encodeBorrowed } from "./codec.js";
 import { type DataKey, decodeRecord, type KeyRecord, RecordState } from "./data-key.js";
 import {
@@ -31,6 +31,9 @@ const MIN_MAX_ENVELOPE_BYTES = 128;
 const MAX_MAX_ENVELOPE_BYTES = 512 * 1_048_576;
 const MAX_NAMESPACE_BYTES = 256;
 const DEFAULT_PURPOSE = "session";
+const SCRATCH_BYTES = 1024;
+const encoder = new TextEncoder();
+const MAX_STORED_ID_BYTES = 0xffff;
 
 /** Options of {@link Sealer}. */
 export interface SealerOptions {
@@ -73,16 +76,11 @@ export interface OpenOptions {
   readonly sessionId?: string;
 }
 
-/** An envelope whose key record, where it has one, is well-formed and of the key that the header names. */
-interface ParsedEnvelope extends Envelope {
-  readonly record: KeyRecord | undefined;
-}
-
 /** What is settled about an envelope before its content is known. */
 interface Frame {
   readonly header: EnvelopeHeader;
   readonly headerLength: number;
-  readonly context: Uint8Array;
+  readonly storedId: string;
   /** The client's, where envelopes are bound to it. */
   readonly sessionId: Uint8Array | undefined;
   /** Longest plaintext. */
@@ -100,6 +98,8 @@ export class Sealer {
   readonly #clientBound: boolean;
   readonly #inlineKeys: "off" | "read" | "write";
   readonly #nonces: NoncePool;
+  /** Where the authenticated bytes are put together: an array for each message costs as much as encrypting it. */
+  #scratch = new Uint8Array(SCRATCH_BYTES);
 
   /** @throws TypeError or RangeError when an option is wrong. */
   constructor(options: SealerOptions) {
@@ -178,7 +178,11 @@ export class Sealer {
    */
   async reseal(bytes: Uint8Array, storedId: string, options: OpenOptions = {}): Promise<Uint8Array> {
     const envelope = this.#parse(bytes);
-    const plaintext = await this.#withKeyOf(envelope, (dataKey) => this.#decrypt(dataKey, envelope, storedId, options));
+    const warm = this.#ring.byIdIfWarm(envelope.keyId);
+    const plaintext =
+      warm === undefined
+        ? await this.#withKeyOf(envelope, (dataKey) => this.#decrypt(dataKey, envelope, storedId, options))
+        : this.#decrypt(warm, envelope, storedId, options);
     try {
       const dataKey = this.#ring.currentIfWarm() ?? (await this.#ring.current());
       const frame = this.#frame(dataKey, storedId, envelope.notAfter, options.sessionId);
@@ -209,24 +213,23 @@ export class Sealer {
       clientBound: this.#clientBound,
       inlineRecord: this.#inlineKeys === "write" ? this.#ring.inlineRecordOf(dataKey) : undefined,
     };
-    const context = this.#context(storedId);
-    if (context === undefined) throw new RangeError("storedId must be well-formed Unicode of at most 65535 bytes");
+    if (!isStoredId(storedId)) throw new RangeError("storedId must be well-formed Unicode of at most 65535 bytes");
     const sessionId = this.#clientBound ? requireSessionId(clientId) : undefined;
     if (sessionId !== undefined && storedId === clientId) {
       throw new RangeError("storedId must not be the session id: the store would hold the client's secret");
     }
     const headerLength = headerBytes(header);
     const maxBytes = Math.max(this.#maxEnvelopeBytes - headerLength - TAG_BYTES, 0);
-    return { header, headerLength, context, sessionId, maxBytes };
+    return { header, headerLength, storedId, sessionId, maxBytes };
   }
 
-  #encrypt(dataKey: DataKey, plaintext: Uint8Array, { header, headerLength, context, sessionId }: Frame): Uint8Array {
+  #encrypt(dataKey: DataKey, plaintext: Uint8Array, { header, headerLength, storedId, sessionId }: Frame): Uint8Array {
     const envelope = new Uint8Array(headerLength + plaintext.length + TAG_BYTES);
     writeHeader(envelope, header);
     this.#nonces.take(envelope, NONCE_OFFSET + SENDER_BYTES);
     const { sender, aesKey: processKey } = dataKey.nextSender();
     envelope.set(sender, NONCE_OFFSET);
-    const aad = concat(envelope.subarray(0, headerLength), context);
+    const aad = this.#aad(envelope, headerLength, storedId);
     const nonce = envelope.subarray(NONCE_OFFSET + SENDER_BYTES, NONCE_OFFSET + 2 * SENDER_BYTES);
     if (sessionId === undefined) {
       backend.sealGcm(processKey, nonce, aad, plaintext, envelope, headerLength);
@@ -238,16 +241,22 @@ export class Sealer {
     return envelope;
   }
 
-  #parse(bytes: Uint8Array): ParsedEnvelope {
+  #parse(bytes: Uint8Array): Envelope {
     const envelope = parseEnvelope(bytes, this.#maxEnvelopeBytes);
     if (envelope === undefined || envelope.clientBound !== this.#clientBound) throw rejected();
-    if (envelope.inlineRecord === undefined) return { ...envelope, record: undefined };
-    const record = this.#inlineKeys === "off" ? undefined : decodeRecord(envelope.inlineRecord);
-    if (record === undefined || !equal(record.commitment.subarray(0, KEY_ID_BYTES), envelope.keyId)) throw rejected();
-    return { ...envelope, record };
+    this.#recordOf(envelope);
+    return envelope;
   }
 
-  #openUnder(dataKey: DataKey, envelope: ParsedEnvelope, storedId: string, options: OpenOptions): unknown {
+  /** The key record that travels with an envelope: well-formed, and of the key that the header names. */
+  #recordOf({ inlineRecord, keyId }: Envelope): KeyRecord | undefined {
+    if (inlineRecord === undefined) return undefined;
+    const record = this.#inlineKeys === "off" ? undefined : decodeRecord(inlineRecord);
+    if (record === undefined || !equal(record.commitment.subarray(0, KEY_ID_BYTES), keyId)) throw rejected();
+    return record;
+  }
+
+  #openUnder(dataKey: DataKey, envelope: Envelope, storedId: string, options: OpenOptions): unknown {
     const plaintext = this.#decrypt(dataKey, envelope, storedId, options);
     try {
       return decode(plaintext, { maxBytes: this.#maxEnvelopeBytes });
@@ -259,13 +268,13 @@ export class Sealer {
   }
 
   /** @returns The plaintext, to be wiped. */
-  #decrypt(dataKey: DataKey, envelope: ParsedEnvelope, storedId: string, options: OpenOptions): Uint8Array {
-    const { nonce, sealed } = envelope;
-    const context = this.#context(storedId);
-    if (context === undefined) throw rejected();
+  #decrypt(dataKey: DataKey, envelope: Envelope, storedId: string, options: OpenOptions): Uint8Array {
+    const { nonce, sealed, header } = envelope;
+    if (!isStoredId(storedId)) throw rejected();
     // The key id in the header is only the beginning of the commitment.
-    if (envelope.record !== undefined && !equal(envelope.record.commitment, dataKey.commitment)) throw rejected();
-    const aad = concat(envelope.header, context);
+    const record = this.#recordOf(envelope);
+    if (record !== undefined && !equal(record.commitment, dataKey.commitment)) throw rejected();
+    const aad = this.#aad(header, header.length, storedId);
     const plaintext = this.#clientBound
       ? withClientKey(dataKey, requireSessionId(options.sessionId), nonce, (aesKey) =>
           backend.openGcm(aesKey, nonce.subarray(SENDER_BYTES), aad, sealed),
@@ -277,10 +286,10 @@ export class Sealer {
     throw new SealedSessionError("ENVELOPE_EXPIRED", "the envelope is past its end of life");
   }
 
-  async #withKeyOf<T>(envelope: ParsedEnvelope, use: (dataKey: DataKey) => T): Promise<T> {
+  async #withKeyOf<T>(envelope: Envelope, use: (dataKey: DataKey) => T): Promise<T> {
     const warm = this.#ring.byIdIfWarm(envelope.keyId);
     if (warm !== undefined) return use(warm);
-    const { record } = envelope;
+    const record = this.#recordOf(envelope);
     if (record === undefined) return use(await this.#ring.byId(envelope.keyId));
     // Where the ring knows the key, the ring's state decides: a revoked key does not come back in an envelope.
     const known = await this.#ring.byId(envelope.keyId).catch((error: unknown) => {
@@ -299,9 +308,24 @@ export class Sealer {
     }
   }
 
-  #context(storedId: string): Uint8Array | undefined {
-    const id = writeContext(storedId);
-    return id === undefined ? undefined : concat(this.#contextStart, id);
+  /**
+   * Header and context (format 4). The result is good until the next call: nothing may run between this and the cipher that takes it.
+   *
+   * @param storedId - One that {@link isStoredId} has let through.
+   */
+  #aad(bytes: Uint8Array, headerLength: number, storedId: string): Uint8Array {
+    const start = this.#contextStart;
+    const idAt = headerLength + start.length + 2;
+    // UTF-8 of a UTF-16 unit has at most three bytes.
+    const needed = idAt + 3 * storedId.length;
+    if (this.#scratch.length < needed) this.#scratch = new Uint8Array(needed);
+    const scratch = this.#scratch;
+    for (let i = 0; i < headerLength; i++) scratch[i] = bytes[i] as number;
+    scratch.set(start, headerLength);
+    const idBytes = writeUtf8(storedId, scratch, idAt);
+    scratch[idAt - 2] = idBytes >>> 8;
+    scratch[idAt - 1] = idBytes;
+    return scratch.subarray(0, idAt + idBytes);
   }
 }
 
@@ -336,4 +360,20 @@ function notAfterSeconds(notAfterMs: number | undefined): number | undefined {
 
 function notWarm(): SealedSessionError {
   return new SealedSessionError("KEY_UNAVAILABLE", "the key is not at hand in this process yet");
+}
+
+/** @returns whether it can be part of a context (format 4.2). */
+function isStoredId(storedId: string): boolean {
+  if (3 * storedId.length <= MAX_STORED_ID_BYTES) return storedId.isWellFormed();
+  return writeContext(storedId) !== undefined;
+}
+
+/** Writes well-formed text, most of it ASCII. @returns How many bytes it took. */
+function writeUtf8(text: string, target: Uint8Array, offset: number): number {
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i);
+    if (unit >= 0x80) return encoder.encodeInto(text, target.subarray(offset)).written;
+    target[offset + i] = unit;
+  }
+  return text.length;
 }

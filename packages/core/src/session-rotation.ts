@@ -5,16 +5,28 @@
  * destroyed, and what does not open is left alone.
  */
 import { requireInteger, requireMethods } from "./argument.js";
-import type { BulkEnvelopeStore, EnvelopePage, WalkPosition } from "./bulk-store.js";
-import { base64url } from "./bytes.js";
+import type { BulkEnvelopeStore, EnvelopeChange, EnvelopePage, WalkPosition } from "./bulk-store.js";
+import { base64url, equal } from "./bytes.js";
+import type { DataKey } from "./data-key.js";
 import { PEEK_BYTES, peekEnvelope } from "./envelope.js";
 import { codeOf, type ErrorCode, hasCode } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
 import { type Schedule, systemSchedule } from "./schedule.js";
 import type { Sealer } from "./sealer.js";
 
-/** With at least so much of a page to do the next one is read whole at once, and not peeked at first. */
+/** With at least so much to do the next ones are read whole at once, and not peeked at first. */
 const MOSTLY_TO_DO = 0.5;
+/** Envelopes of one node that are peeked at with one call, and that are read. More at once keep node and process waiting for each other. */
+const PEEKED_AT_ONCE = 256;
+const READ_AT_ONCE = 64;
+/** Bytes that are read with one call, about: they have to come within the store's time-out, and to fit into memory. */
+const BYTES_AT_ONCE = 1_048_576;
+/** As long as an envelope is taken to be before any was seen. */
+const FIRST_BYTES_EACH = 16_384;
+/** Calls for one node that are under way at a time: while it works on one this process works on the other. */
+const SIDE_BY_SIDE = 2;
+/** With a rate, as much as it allows in this time is visited at once. */
+const RATED_MS = 100;
 
 /** What a walk has found and done so far. */
 export interface RotationCounts {
@@ -78,11 +90,11 @@ export interface RotateSessionsOptions {
   readonly counts?: RotationCounts;
   /** Is told after each page where the run stands: to be kept for `position` and `counts`. */
   readonly onPosition?: (position: WalkPosition, counts: RotationCounts) => void;
-  /** Is told after each page how far the run is. */
+  /** Is told how far the run is, whenever it has looked at some more. */
   readonly onProgress?: (progress: RotationProgress) => void;
   /** Is told of each envelope that does not open. */
   readonly onUnopened?: (storedId: string, code: ErrorCode | undefined) => void;
-  /** Ends the run after the pages that are being visited. */
+  /** Ends the run after the pages that are being visited; where it waits for its rate, at once. */
   readonly signal?: AbortSignal;
   /** Timers, for the rate. @defaultValue setTimeout */
   readonly schedule?: Schedule;
@@ -113,24 +125,31 @@ export interface RotationReport {
  */
 export async function rotateSessions(options: RotateSessionsOptions): Promise<RotationReport> {
   const { ring, store, position, onPosition, signal } = options;
+  requireMethods("ring", ring, "ready", "current", "currentIfWarm", "status");
   requireMethods("store", store, "walk", "estimate");
   requireMethods("sealer", options.sealer, "reseal");
   requireInteger("olderThanMs", options.olderThanMs ?? 0, 0, Number.MAX_SAFE_INTEGER);
   const { index, count } = options.shard ?? { index: 1, count: 1 };
   requireInteger("shard.count", count, 1, 1024);
   requireInteger("shard.index", index, 1, count);
+  const run = new Run(options);
   const startedAt = ring.clock();
   // Everything that can be opened is opened now: no page waits for the KMS.
   await ring.ready();
-  const { keyId } = await ring.current();
-  const run = new Run(options, keyId, await store.estimate());
-  await store.walk((page) => run.visit(page), {
-    position,
-    signal,
-    onPosition: (reached) => onPosition?.(reached, run.counts),
-  });
+  const current = await ring.current();
+  run.begin(current, await store.estimate());
+  try {
+    await store.walk((page) => run.visit(page), {
+      position,
+      signal,
+      // A copy: the counts go on while the caller may still be writing them.
+      onPosition: (reached) => onPosition?.(reached, structuredClone(run.counts)),
+    });
+  } catch (error) {
+    if (!signal?.aborted || error !== signal.reason) throw error;
+  }
   return {
-    keyId,
+    keyId: current.keyId,
     startedAt,
     endedAt: ring.clock(),
     isInterrupted: signal?.aborted ?? false,
@@ -142,125 +161,217 @@ export async function rotateSessions(options: RotateSessionsOptions): Promise<Ro
 class Run {
   readonly counts: RotationCounts;
   readonly #options: RotateSessionsOptions;
-  readonly #keyId: string;
-  readonly #total: number;
-  readonly #isYounger: (keyId: string) => boolean;
   readonly #rate: Rate | undefined;
+  readonly #mostAtOnce: number;
+  #first: Uint8Array = new Uint8Array(0);
+  #total = 0;
+  #younger: ReadonlySet<string> = new Set();
   #isMostlyDone = true;
+  #bytesEach = FIRST_BYTES_EACH;
+  #lastKey: { readonly bytes: Uint8Array; readonly keyId: string } = { bytes: this.#first, keyId: "" };
 
-  constructor(options: RotateSessionsOptions, keyId: string, total: number) {
-    const { ring, olderThanMs = 0, ratePerSecond, schedule = systemSchedule } = options;
+  /** @throws TypeError or RangeError when the rate is wrong. */
+  constructor(options: RotateSessionsOptions) {
+    const { ring, ratePerSecond, schedule = systemSchedule, signal, counts } = options;
     this.#options = options;
-    this.#keyId = keyId;
-    this.#total = total;
-    const since = ring.clock() - olderThanMs;
-    const younger = new Set(ring.status().flatMap((key) => (key.activatesAt > since ? [key.keyId] : [])));
-    this.#isYounger = (id) => olderThanMs > 0 && younger.has(id);
-    this.#rate = ratePerSecond === undefined ? undefined : new Rate(ratePerSecond, ring.clock, schedule);
-    this.counts = options.counts === undefined ? noCounts() : structuredClone(options.counts);
+    this.#rate = ratePerSecond === undefined ? undefined : new Rate(ratePerSecond, ring.clock, schedule, signal);
+    this.#mostAtOnce = Math.ceil(((ratePerSecond ?? Number.POSITIVE_INFINITY) * RATED_MS) / 1000);
+    this.counts = { ...noCounts(), ...structuredClone(counts) };
   }
 
+  /**
+   * @param current - The key that seals now.
+   * @param total - How many envelopes there are, about.
+   */
+  begin(current: DataKey, total: number): void {
+    const { ring, olderThanMs = 0 } = this.#options;
+    this.#first = current.keyIdBytes;
+    this.#total = total;
+    const since = ring.clock() - olderThanMs;
+    const younger = olderThanMs > 0 ? ring.status().filter(({ activatesAt }) => activatesAt > since) : [];
+    this.#younger = new Set(younger.map(({ keyId }) => keyId));
+  }
+
+  /** When it rejects, everything that it began has ended. */
   async visit(page: EnvelopePage): Promise<void> {
-    const { shard, onProgress } = this.#options;
+    const { shard } = this.#options;
     const storedIds =
       shard === undefined
         ? page.storedIds
         : page.storedIds.filter((storedId) => shardOf(storedId, shard.count) === shard.index);
-    if (storedIds.length === 0) return;
-    await this.#rate?.take(storedIds.length);
-    // Finished ones cost a look at their first bytes; where most have to be read anyway, that look would be wasted.
-    const unfinished = this.#isMostlyDone ? await this.#peek(page, storedIds) : storedIds;
-    const changed = unfinished.length === 0 ? 0 : await this.#reseal(page, unfinished);
+    let next = 0;
+    let failed = false;
+    const lane = async () => {
+      while (next < storedIds.length && !failed) {
+        // Finished ones cost a look at their first bytes; where most have to be read anyway, that look would be wasted.
+        const isPeeking = this.#isMostlyDone;
+        const size = Math.min(this.#mostAtOnce, isPeeking ? PEEKED_AT_ONCE : this.#readAtOnce);
+        const some = storedIds.slice(next, next + size);
+        next += some.length;
+        try {
+          await this.#rate?.take(some.length);
+          await this.#visitSome(page, some, isPeeking);
+        } catch (error) {
+          failed = true;
+          throw error;
+        }
+      }
+    };
+    const outcomes = await Promise.allSettled(Array.from({ length: SIDE_BY_SIDE }, lane));
+    for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
+  }
+
+  get #readAtOnce(): number {
+    return Math.min(READ_AT_ONCE, Math.ceil(BYTES_AT_ONCE / this.#bytesEach));
+  }
+
+  async #visitSome(page: EnvelopePage, storedIds: readonly string[], isPeeking: boolean): Promise<void> {
+    const unfinished = isPeeking ? await this.#peek(page, storedIds) : storedIds;
+    let changed = 0;
+    for (let from = 0; from < unfinished.length; ) {
+      const some = unfinished.slice(from, from + this.#readAtOnce);
+      changed += await this.#reseal(page, some);
+      from += some.length;
+    }
     this.#isMostlyDone = changed < MOSTLY_TO_DO * storedIds.length;
-    this.counts.examined += storedIds.length;
-    onProgress?.({ ...this.counts, total: this.#total });
   }
 
-  /** @returns Those that have to be read. */
+  /** @returns Those that have to be read; the others are counted. */
   async #peek(page: EnvelopePage, storedIds: readonly string[]): Promise<string[]> {
+    const counts = noCounts();
+    const isCurrent = this.#currentKeys();
     const heads = await page.peek(storedIds, PEEK_BYTES);
-    return storedIds.filter((_, index) => this.#isToDo(heads[index]));
+    const unfinished = storedIds.filter((_, index) => this.#isDue(heads[index], counts, isCurrent) !== undefined);
+    this.#add(counts, storedIds.length - unfinished.length);
+    return unfinished;
   }
 
-  /** Counts what needs nothing. */
-  #isToDo(bytes: Uint8Array | undefined): boolean {
-    const { counts } = this;
-    if (bytes === undefined || bytes.length === 0) return note(counts, "gone");
-    const head = peekEnvelope(bytes);
-    if (head === undefined) return note(counts, "foreign");
-    const keyId = base64url(head.keyId);
-    const isCurrent = keyId === this.#keyId || keyId === this.#options.ring.currentIfWarm()?.keyId;
-    if (isCurrent) {
-      counts.byKey[keyId] = (counts.byKey[keyId] ?? 0) + 1;
-      return note(counts, "current");
-    }
-    return true;
-  }
-
-  /** @returns How many there were to seal anew. */
+  /** Counts all of them, or none when it fails. @returns How many there were to seal anew. */
   async #reseal(page: EnvelopePage, storedIds: readonly string[]): Promise<number> {
-    const { sealer, dryRun = false } = this.#options;
+    const { sealer, dryRun = false, onUnopened } = this.#options;
+    const counts = noCounts();
+    const isCurrent = this.#currentKeys();
+    const changes: EnvelopeChange[] = [];
+    const unopened: [storedId: string, code: ErrorCode | undefined][] = [];
     const found = await page.get(storedIds);
-    const changes: { storedId: string; expected: Uint8Array; envelope: Uint8Array }[] = [];
-    for (const [index, storedId] of storedIds.entries()) {
+    let bytes = 0;
+    const resealOne = async (storedId: string, index: number) => {
       const expected = found[index];
-      if (expected === undefined || !this.#isToReseal(expected)) continue;
-      const envelope = await sealer.reseal(expected, storedId).catch((error: unknown) => {
-        this.#noteFailure(storedId, error);
-        return undefined;
-      });
-      if (envelope !== undefined) changes.push({ storedId, expected, envelope });
-    }
+      bytes += expected?.length ?? 0;
+      const keyId = this.#isDue(expected, counts, isCurrent);
+      if (expected === undefined || keyId === undefined) return;
+      counts.byKey[keyId] = (counts.byKey[keyId] ?? 0) + 1;
+      try {
+        changes.push({ storedId, expected, envelope: await sealer.reseal(expected, storedId) });
+      } catch (error) {
+        if (this.#isUnopened(error, counts)) unopened.push([storedId, codeOf(error)]);
+      }
+    };
+    // All at once: those whose keys this process does not know wait together for the ring to be read.
+    await Promise.all(storedIds.map(resealOne));
+    this.#bytesEach = Math.max(1, bytes / storedIds.length);
     const made = dryRun || changes.length === 0 ? changes.map(() => true) : await page.change(changes);
-    const resealed = made.filter(Boolean).length;
-    this.counts.resealed += resealed;
-    this.counts.overtaken += made.length - resealed;
-    this.counts.gone += found.filter((bytes) => bytes === undefined).length;
+    counts.resealed = made.filter(Boolean).length;
+    counts.overtaken = made.length - counts.resealed;
+    this.#add(counts, storedIds.length);
+    for (const [storedId, code] of unopened) onUnopened?.(storedId, code);
     return changes.length;
   }
 
-  #isToReseal(bytes: Uint8Array): boolean {
-    const { counts } = this;
-    if (!this.#isToDo(bytes)) return false;
+  /** Counts what needs nothing. @returns The key id of what is to be sealed anew. */
+  #isDue(bytes: Uint8Array | undefined, counts: RotationCounts, isCurrent: KeyTest): string | undefined {
+    if (bytes === undefined || bytes.length === 0) return note(counts, "gone");
     const head = peekEnvelope(bytes);
-    if (head === undefined) return false;
-    const keyId = base64url(head.keyId);
+    if (head === undefined) return note(counts, "foreign");
+    const keyId = this.#textOf(head.keyId);
+    const reason = this.#reasonToLeave(keyId, isCurrent(head.keyId), head.clientBound ?? false);
+    if (reason === undefined) return keyId;
     counts.byKey[keyId] = (counts.byKey[keyId] ?? 0) + 1;
-    if (head.clientBound) return note(counts, "clientBound");
-    return this.#isYounger(keyId) ? note(counts, "younger") : true;
+    return note(counts, reason);
   }
 
-  #noteFailure(storedId: string, error: unknown): void {
+  #reasonToLeave(keyId: string, isCurrent: boolean, isClientBound: boolean): Count | undefined {
+    if (isCurrent) return "current";
+    if (isClientBound) return "clientBound";
+    return this.#younger.has(keyId) ? "younger" : undefined;
+  }
+
+  /** The key that the run began with, and the one that has become current meanwhile. */
+  #currentKeys(): KeyTest {
+    const first = this.#first;
+    const now = this.#options.ring.currentIfWarm()?.keyIdBytes ?? first;
+    return (keyId) => equal(keyId, first) || equal(keyId, now);
+  }
+
+  /** A key id in base64url. As a rule it is the same as the last one. */
+  #textOf(bytes: Uint8Array): string {
+    if (!equal(bytes, this.#lastKey.bytes)) this.#lastKey = { bytes: Uint8Array.from(bytes), keyId: base64url(bytes) };
+    return this.#lastKey.keyId;
+  }
+
+  /** Counts an envelope that was not sealed anew. @returns `false` when its life has ended. */
+  #isUnopened(error: unknown, counts: RotationCounts): boolean {
     // Without a key to seal with every other one would fail as well.
     if (hasCode(error, "CLOSED") || this.#options.ring.currentIfWarm() === undefined) throw error;
-    if (hasCode(error, "ENVELOPE_EXPIRED")) {
-      this.counts.expired++;
-      return;
-    }
-    this.counts.unopened++;
-    this.#options.onUnopened?.(storedId, codeOf(error));
+    const isUnopened = !hasCode(error, "ENVELOPE_EXPIRED");
+    note(counts, isUnopened ? "unopened" : "expired");
+    return isUnopened;
+  }
+
+  #add({ byKey, ...counts }: RotationCounts, examined: number): void {
+    if (examined === 0) return;
+    const sum = this.counts;
+    for (const [what, count] of Object.entries({ ...counts, examined })) sum[what as Count] += count;
+    for (const [keyId, count] of Object.entries(byKey)) sum.byKey[keyId] = (sum.byKey[keyId] ?? 0) + count;
+    this.#options.onProgress?.({ ...structuredClone(sum), total: this.#total });
   }
 }
+
+type Count = Exclude<keyof RotationCounts, "byKey">;
+type KeyTest = (keyId: Uint8Array) => boolean;
 
 /** Spreads work evenly over time. */
 export class Rate {
   readonly #perSecond: number;
   readonly #clock: () => number;
   readonly #schedule: Schedule;
+  readonly #signal: AbortSignal | undefined;
   /** When what was taken so far is worked off. */
   #busyUntil = Number.NEGATIVE_INFINITY;
+  #takenAt = Number.NEGATIVE_INFINITY;
 
-  constructor(perSecond: number, clock: () => number, schedule: Schedule) {
+  /** @param signal - Ends every wait. */
+  constructor(perSecond: number, clock: () => number, schedule: Schedule, signal?: AbortSignal) {
     this.#perSecond = requireInteger("ratePerSecond", perSecond, 1, 10_000_000);
     this.#clock = clock;
     this.#schedule = schedule;
+    this.#signal = signal;
   }
 
+  /** Resolves when it is the turn of so many; rejects with the signal's reason when that comes first. */
   async take(count: number): Promise<void> {
+    this.#signal?.throwIfAborted();
     const now = this.#clock();
+    // A clock that was set back does not make anybody wait.
+    if (now < this.#takenAt) this.#busyUntil -= this.#takenAt - now;
+    this.#takenAt = now;
     const startsAt = Math.max(now, this.#busyUntil);
     this.#busyUntil = startsAt + (1000 * count) / this.#perSecond;
-    if (startsAt > now) await new Promise<void>((resolve) => this.#schedule(resolve, Math.ceil(startsAt - now)));
+    if (startsAt > now) await this.#wait(Math.ceil(startsAt - now));
+    this.#signal?.throwIfAborted();
+  }
+
+  #wait(delayMs: number): Promise<void> {
+    const signal = this.#signal;
+    return new Promise((resolve) => {
+      const end = () => {
+        cancel();
+        signal?.removeEventListener("abort", end);
+        resolve();
+      };
+      const cancel = this.#schedule(end, delayMs);
+      signal?.addEventListener("abort", end);
+    });
   }
 }
 
@@ -280,10 +391,9 @@ function noCounts(): RotationCounts {
   };
 }
 
-/** Counts one and says that there is nothing to do. */
-function note(counts: RotationCounts, what: Exclude<keyof RotationCounts, "byKey">): false {
+/** Counts one, and says that it needs no key. */
+function note(counts: RotationCounts, what: Count): undefined {
   counts[what]++;
-  return false;
 }
 
 /** @returns From 1 to `count`: the same for an id on every machine (FNV-1a). */

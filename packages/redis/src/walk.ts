@@ -1,12 +1,24 @@
 /**
  * The walk over all envelopes for those who work on many of them: all masters side by side, in pages whose commands go to one node in one pipeline.
  */
-import type { EnvelopeChange, EnvelopePage, WalkOptions, WalkPosition } from "@sealed-session/core";
+import {
+  type EnvelopeChange,
+  type EnvelopePage,
+  hasCode,
+  type WalkOptions,
+  type WalkPosition,
+} from "@sealed-session/core";
 import { withinDeadline } from "./deadline.js";
 import { type MasterView, mayHaveGained, type ViewTimes, viewMasters } from "./master-view.js";
 import { askRedis } from "./redirection.js";
 import type { BulkPipeline, RedisClient, RedisCommands, RedisServer } from "./redis-client.js";
-import { importersToWalk, MAX_FAILURES, scanPage } from "./scan.js";
+import { importersToWalk, MAX_FAILURES, type ScanPage, scanPage } from "./scan.js";
+import { replyCode, storeError, unavailable } from "./store-error.js";
+
+/** Of a master that was walked to its end. */
+const DONE = "done";
+/** Stands for a value of another type, as other programs may keep under the same prefix: the beginning of no envelope. */
+const NO_STRING = Uint8Array.of(0);
 
 /** The keys that are walked over. */
 export interface WalkedKeys {
@@ -45,48 +57,166 @@ export function walkPages(
 
 /**
  * Visits every key under the prefix that lives throughout, although slots move and masters change: after each round the masters are asked what they
- * own, and those that may have gained keys are walked again. A master that broke off is walked on from where it stood, if it still is the same.
+ * own, and those that may have gained keys are walked again. A master that does not answer is walked on from where it stood once it is there again, or
+ * its heir is walked; the others do not wait for that.
+ *
+ * @param visit - May be called again for the same keys when it rejects with `STORE_UNAVAILABLE`; anything else that it rejects with ends the walk.
  */
 export async function walkKeys(
-  { client, prefix, times }: WalkedKeys,
+  keys: WalkedKeys,
   visit: (server: RedisServer, ids: readonly string[]) => Promise<void>,
-  { position, onPosition, signal }: WalkOptions,
+  options: WalkOptions,
   isId?: (text: string) => boolean,
 ): Promise<void> {
-  const walkedLast = new Map<string, string>();
-  const cursors = new Map<string, string>();
-  let failures = 0;
-  let masters = await viewMasters(client, prefix, times);
-  let pending = resume(masters, position, cursors);
-  while (pending.length > 0 && !signal?.aborted) {
-    const brokenOff = new Set<string>();
-    let visitFailure: { readonly error: unknown } | undefined;
-    await Promise.all(
-      pending.map(async ([name, { server }]) => {
-        let cursor = cursors.get(name) ?? "0";
-        do {
-          try {
-            const page = await scanPage(server, prefix, cursor, times, isId);
-            if (page.storedIds.length > 0) await visit(server, page.storedIds);
-            ({ cursor } = page);
-          } catch (error) {
-            brokenOff.add(name);
-            if (++failures > MAX_FAILURES) visitFailure ??= { error };
-            return;
-          }
-          cursors.set(name, cursor === "0" ? DONE : cursor);
-          onPosition?.(positionOf(masters, cursors));
-        } while (cursor !== "0" && !signal?.aborted && visitFailure === undefined);
-      }),
-    );
-    if (visitFailure !== undefined) throw visitFailure.error;
-    if (signal?.aborted) return;
-    const now = await viewMasters(client, prefix, times);
-    for (const [name, view] of now) if (mayHaveGained(masters.get(name), view)) cursors.delete(name);
-    const changed = [...now].filter(([name]) => brokenOff.has(name) || !cursors.has(name));
-    pending = changed.length > 0 ? changed : importersToWalk(now, walkedLast);
-    for (const [name] of pending) if (cursors.get(name) === DONE) cursors.delete(name);
-    masters = now;
+  await new Walk(keys, visit, options, isId).run();
+}
+
+class Walk {
+  readonly #keys: WalkedKeys;
+  readonly #visit: (server: RedisServer, ids: readonly string[]) => Promise<void>;
+  readonly #options: WalkOptions;
+  readonly #isId: ((text: string) => boolean) | undefined;
+  /** The masters as they were when they were looked at last, and what they owned then. */
+  readonly #masters = new Map<string, { readonly view: MasterView; readonly owned: string }>();
+  readonly #cursors = new Map<string, string>();
+  readonly #walkedLast = new Map<string, string>();
+  /** Ends the walk. */
+  #failure: { readonly error: unknown } | undefined;
+
+  constructor(
+    keys: WalkedKeys,
+    visit: (server: RedisServer, ids: readonly string[]) => Promise<void>,
+    options: WalkOptions,
+    isId: ((text: string) => boolean) | undefined,
+  ) {
+    this.#keys = keys;
+    this.#visit = visit;
+    this.#options = options;
+    this.#isId = isId;
+  }
+
+  async run(): Promise<void> {
+    let views = await this.#look();
+    this.#resume(views);
+    for (;;) {
+      for (const name of this.#masters.keys()) if (!views.has(name)) this.#forget(name);
+      for (const [name, view] of views) this.#note(name, view);
+      const pending = this.#pending(views);
+      if (pending.length === 0 || this.#isEnding) return;
+      await Promise.all(pending.map((name) => this.#walk(name)));
+      if (this.#failure !== undefined) throw this.#failure.error;
+      if (this.#isEnding) return;
+      views = await this.#look();
+    }
+  }
+
+  get #isEnding(): boolean {
+    return this.#failure !== undefined || (this.#options.signal?.aborted ?? false);
+  }
+
+  #look(): Promise<ReadonlyMap<string, MasterView>> {
+    const { client, prefix, times } = this.#keys;
+    return viewMasters(client, prefix, times);
+  }
+
+  /** Takes over from a walk that was interrupted what still holds. */
+  #resume(views: ReadonlyMap<string, MasterView>): void {
+    const { position = {} } = this.#options;
+    for (const [name, view] of views) {
+      const stand = position[name];
+      if (!isStand(stand) || stand.identity !== view.identity || stand.owned !== rangesOf(view.owned)) continue;
+      this.#note(name, view);
+      this.#cursors.set(name, stand.cursor);
+    }
+  }
+
+  /** Notes what a master is now. Where keys may have come to it since it was looked at last it begins anew. */
+  #note(name: string, view: MasterView): void {
+    if (mayHaveGained(this.#masters.get(name)?.view, view)) this.#cursors.delete(name);
+    this.#masters.set(name, { view, owned: rangesOf(view.owned) });
+  }
+
+  #forget(name: string): void {
+    this.#masters.delete(name);
+    this.#cursors.delete(name);
+  }
+
+  /** @returns Masters that are not done; when all are, those to which slots come just now once more. */
+  #pending(views: ReadonlyMap<string, MasterView>): string[] {
+    const unfinished = [...views.keys()].filter((name) => this.#cursors.get(name) !== DONE);
+    if (unfinished.length > 0) return unfinished;
+    const importers = importersToWalk(views, this.#walkedLast).map(([name]) => name);
+    for (const name of importers) this.#cursors.delete(name);
+    return importers;
+  }
+
+  /** Walks one master to its end, or its heir. Never rejects: what ends the walk is noted, and the others stop. */
+  async #walk(first: string): Promise<void> {
+    let failures = 0;
+    const progressed = () => {
+      failures = 0;
+    };
+    for (let name: string | undefined = first; name !== undefined; ) {
+      try {
+        await this.#walkOn(name, progressed);
+        return;
+      } catch (error) {
+        const { signal } = this.#options;
+        if (signal?.aborted && error === signal.reason) return;
+        // Only a server that is away may come back.
+        if (!hasCode(error, "STORE_UNAVAILABLE") || ++failures > MAX_FAILURES) {
+          this.#failure ??= { error };
+          return;
+        }
+        name = this.#isEnding ? undefined : await this.#recover(name);
+      }
+    }
+  }
+
+  /** Walks on from where a master stands. The next page is on its way while one is visited. */
+  async #walkOn(name: string, progressed: () => void): Promise<void> {
+    const server = this.#masters.get(name)?.view.server as RedisServer;
+    let next = this.#scan(server, this.#cursors.get(name) ?? "0");
+    for (;;) {
+      const { cursor, storedIds } = await next;
+      if (cursor !== "0") next = this.#scan(server, cursor);
+      if (storedIds.length > 0) await this.#visit(server, storedIds);
+      this.#cursors.set(name, cursor === "0" ? DONE : cursor);
+      progressed();
+      this.#options.onPosition?.(this.#position());
+      if (cursor === "0" || this.#isEnding) return;
+    }
+  }
+
+  #scan(server: RedisServer, cursor: string): Promise<ScanPage> {
+    const { prefix, times } = this.#keys;
+    const page = scanPage(server, prefix, cursor, times, this.#isId);
+    // When the visit before it fails nobody asks for it any more.
+    page.catch(() => {});
+    return page;
+  }
+
+  /** @returns The master to go on with when this one failed: itself, or one that is new; `undefined` when that is for the next round to say. */
+  async #recover(name: string): Promise<string | undefined> {
+    try {
+      const views = await this.#look();
+      const heir = views.has(name) ? name : [...views.keys()].find((other) => !this.#masters.has(other));
+      if (heir !== name) this.#forget(name);
+      if (heir !== undefined) this.#note(heir, views.get(heir) as MasterView);
+      return heir;
+    } catch (error) {
+      this.#failure ??= { error };
+      return undefined;
+    }
+  }
+
+  #position(): WalkPosition {
+    const position: Record<string, Stand> = {};
+    for (const [name, { view, owned }] of this.#masters) {
+      const cursor = this.#cursors.get(name);
+      if (cursor !== undefined) position[name] = { cursor, identity: view.identity, owned };
+    }
+    return position;
   }
 }
 
@@ -97,31 +227,6 @@ export async function estimateKeys({ client, prefix, times }: WalkedKeys): Promi
     withinDeadline(times.commandTimeoutMs, () => server.dbsize()),
   );
   return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
-}
-
-const DONE = "done";
-
-/** The masters that are still to be walked, after a walk that was interrupted at `position`. */
-function resume(
-  masters: ReadonlyMap<string, MasterView>,
-  position: WalkPosition | undefined,
-  cursors: Map<string, string>,
-): [string, MasterView][] {
-  for (const [name, view] of masters) {
-    const stand = position?.[name];
-    if (!isStand(stand) || stand.identity !== view.identity || stand.owned !== rangesOf(view.owned)) continue;
-    cursors.set(name, stand.cursor);
-  }
-  return [...masters].filter(([name]) => cursors.get(name) !== DONE);
-}
-
-function positionOf(masters: ReadonlyMap<string, MasterView>, cursors: ReadonlyMap<string, string>): WalkPosition {
-  const position: Record<string, Stand> = {};
-  for (const [name, { identity, owned }] of masters) {
-    const cursor = cursors.get(name);
-    if (cursor !== undefined) position[name] = { cursor, identity, owned: rangesOf(owned) };
-  }
-  return position;
 }
 
 function isStand(value: unknown): value is Stand {
@@ -141,7 +246,7 @@ function rangesOf(owned: Uint8Array): string {
   return ranges.join(" ");
 }
 
-/** Envelopes of one node. What the node does not do (the slot has moved, the connection broke) is asked of the cluster, one by one. */
+/** Envelopes of one node. What the node does not do, since a slot has moved or it does not know the script, is asked of the cluster, one by one. */
 class NodePage implements EnvelopePage {
   readonly storedIds: readonly string[];
   readonly #store: WalkedStore;
@@ -160,6 +265,7 @@ class NodePage implements EnvelopePage {
       // A client that reads from replicas would send GETRANGE there.
       ask: (redis, key) => redis.getexBuffer(key),
       read: (reply) => bytesOf(reply)?.subarray(0, bytes),
+      otherType: NO_STRING,
     });
   }
 
@@ -170,6 +276,7 @@ class NodePage implements EnvelopePage {
       send: (pipeline, key) => pipeline.getexBuffer(key),
       ask: (redis, key) => redis.getexBuffer(key),
       read: bytesOf,
+      otherType: NO_STRING,
     });
   }
 
@@ -180,23 +287,45 @@ class NodePage implements EnvelopePage {
       send: change,
       ask: changeOne,
       read: (reply) => Number(reply) === 1,
+      otherType: false,
     });
   }
 
-  async #run<T, R>(items: readonly T[], { key, send, ask, read }: Work<T, R>): Promise<R[]> {
-    const { client, prefix, times } = this.#store;
+  async #run<T, R>(items: readonly T[], work: Work<T, R>): Promise<R[]> {
+    const { prefix, times } = this.#store;
     const replies = await withinDeadline(times.commandTimeoutMs, () => {
       const pipeline = this.#server.pipeline();
-      for (const item of items) send(pipeline, prefix + key(item), item);
+      for (const item of items) work.send(pipeline, prefix + work.key(item), item);
       return pipeline.exec();
-    }).catch(() => null);
-    return await Promise.all(
-      items.map(async (item, index) => {
-        const [error, reply] = replies?.[index] ?? [undefined, undefined];
-        if (error === null) return read(reply);
-        return read(await askRedis(client, times.commandTimeoutMs, (redis) => ask(redis, prefix + key(item), item)));
+    });
+    const results: R[] = [];
+    const unanswered: number[] = [];
+    for (let index = 0; index < items.length; index++) {
+      const [error, reply] = replies?.[index] ?? [unavailable("a pipeline had no reply"), undefined];
+      if (error === null) results[index] = work.read(reply);
+      else if (replyCode(error) === "WRONGTYPE") results[index] = work.otherType;
+      // Where the connection broke nobody has the keys before somebody takes over.
+      else if (replyCode(error) === undefined) throw storeError(error);
+      else unanswered.push(index);
+    }
+    await Promise.all(
+      unanswered.map(async (index) => {
+        results[index] = await this.#ask(items[index] as T, work);
       }),
     );
+    return results;
+  }
+
+  #ask<T, R>(item: T, { key, ask, read, otherType }: Work<T, R>): Promise<R> {
+    const { client, prefix, times } = this.#store;
+    return askRedis(client, times.commandTimeoutMs, async (redis) => {
+      try {
+        return read(await ask(redis, prefix + key(item), item));
+      } catch (error) {
+        if (replyCode(error) === "WRONGTYPE") return otherType;
+        throw error;
+      }
+    });
   }
 }
 
@@ -206,6 +335,8 @@ interface Work<T, R> {
   readonly send: (pipeline: BulkPipeline, key: string, item: T) => unknown;
   readonly ask: (redis: RedisCommands, key: string, item: T) => Promise<unknown>;
   readonly read: (reply: unknown) => R;
+  /** The result where a value of another type lies. */
+  readonly otherType: R;
 }
 
 function bytesOf(reply: unknown): Uint8Array | undefined {
