@@ -81,4 +81,11 @@ export {
   rotateSessions,
   type Shard,
 } from "./session-rotation.js";
-export { SessionStore, type SessionStoreOptions } from "./session-store.js";
+export {
+  type GetSessionOptions,
+  type LifeOptions,
+  SessionStore,
+  type SessionStoreOptions,
+  type SetSessionOptions,
+  type TouchSessionOptions,
+} from "./session-store.js";

@@ -67,13 +67,13 @@ export interface SealOptions {
   /** Absolute end of life in milliseconds since 1970-01-01T00:00:00Z, rounded up to a second; in the envelope and authenticated. @defaultValue none */
   readonly notAfterMs?: number | undefined;
   /** The session id of the client; needed where `clientBound` is set. */
-  readonly sessionId?: string;
+  readonly sessionId?: string | undefined;
 }
 
 /** What a single envelope is opened with. */
 export interface OpenOptions {
   /** The session id of the client; needed where `clientBound` is set. */
-  readonly sessionId?: string;
+  readonly sessionId?: string | undefined;
 }
 
 /** What is settled about an envelope before its content is known. */

@@ -3,7 +3,7 @@
  */
 import { requireInteger, requireMethods } from "./argument.js";
 import { asBulkStore } from "./bulk-store.js";
-import { base64url } from "./bytes.js";
+import { base64url, equal } from "./bytes.js";
 import { report } from "./diagnostics.js";
 import { PEEK_BYTES, parseEnvelope, peekEnvelope } from "./envelope.js";
 import { type EnvelopeStore, type GetEnvelopeOptions, MAX_TTL_MS } from "./envelope-store.js";
@@ -42,11 +42,38 @@ export interface SessionStoreOptions extends Omit<SealerOptions, "counted"> {
   readonly adopt?: AdoptPlaintextOptions;
 }
 
+/** How long a session lives that is written or touched now. */
+export interface LifeOptions {
+  /** Time to live from now on, in milliseconds: 1 to 315360000000, cut at the end of the absolute life. @defaultValue `idleSeconds` of the store */
+  readonly ttlMs?: number | undefined;
+}
+
+/** Options of {@link SessionStore.get}. */
+export interface GetSessionOptions {
+  /** Starts the idle time anew. @defaultValue `sliding` of the store */
+  readonly slide?: boolean | undefined;
+}
+
+/** Options of {@link SessionStore.set}. */
+export interface SetSessionOptions extends LifeOptions {
+  /** The object that came from this store and of which `session` is a copy. @defaultValue `session` itself */
+  readonly origin?: object | undefined;
+  /** Writes only if nobody else has written since `origin` was read. @defaultValue false: the last one wins */
+  readonly ifUnchanged?: boolean | undefined;
+}
+
+/** Options of {@link SessionStore.touch}. */
+export interface TouchSessionOptions extends LifeOptions {
+  /** The object that came from this store: with it the end of the absolute life is known without another read. */
+  readonly origin?: object | undefined;
+}
+
 /** Where a session object came from. */
 interface Origin {
   readonly storedId: string;
   readonly notAfterMs: number | undefined;
   readonly keyId: Uint8Array;
+  readonly envelope: Uint8Array;
 }
 
 /**
@@ -110,17 +137,18 @@ export class SessionStore<T = unknown> {
    *
    * @param session - What the codec can keep.
    * @param ownId - A session id that the caller made, as hard to guess. Default: a new one with 256 random bits.
+   * @param life - See {@link LifeOptions}.
    * @returns The session id, for the cookie.
    * @throws SealedSessionError `SESSION_EXISTS` when a session lives under this id, `SESSION_ID_INVALID`, `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`;
    *   UnsupportedValueError.
    */
-  async create(session: T, ownId?: string): Promise<string> {
+  async create(session: T, ownId?: string, { ttlMs }: LifeOptions = {}): Promise<string> {
     const sessionId = ownId ?? createSessionId(this.#ring.random);
     const storedId = this.#requireStoredId(sessionId);
     // One that lives in clear under this id becomes an envelope, and so is in the way.
     if (ownId !== undefined && this.#isAdopting()) await this.#adoption?.adopt(sessionId, storedId);
     const notAfterMs = this.#endOfLife(undefined);
-    await this.#insert(storedId, sessionId, session, notAfterMs, this.#ttl(notAfterMs));
+    await this.#insert(storedId, sessionId, session, notAfterMs, this.#ttl(notAfterMs, ttlMs));
     return sessionId;
   }
 
@@ -128,13 +156,14 @@ export class SessionStore<T = unknown> {
    * Reads a session and, where sessions slide, starts its idle time anew in the same command.
    *
    * @param sessionId - What the cookie holds.
+   * @param options - See {@link GetSessionOptions}.
    * @returns The session, or `undefined` when there is no such session.
    * @throws SealedSessionError `ENVELOPE_REJECTED`, `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`, `CLOSED`.
    */
-  async get(sessionId: string): Promise<T | undefined> {
+  async get(sessionId: string, { slide = this.#sliding }: GetSessionOptions = {}): Promise<T | undefined> {
     const storedId = this.#storedId(sessionId);
     if (storedId === undefined) return undefined;
-    const bytes = await this.#read(storedId, sessionId, this.#sliding ? { slideMs: this.#idleMs } : undefined);
+    const bytes = await this.#read(storedId, sessionId, slide ? { slideMs: this.#idleMs } : undefined);
     if (bytes === undefined) return undefined;
     const found = await this.#open(bytes, storedId, sessionId);
     if (found === undefined) return undefined;
@@ -149,19 +178,31 @@ export class SessionStore<T = unknown> {
    * An object that came from this store, changed or not, is written in one command. For any other one the session is read first, since the
    * end of its absolute life has to be kept.
    *
+   * @param options - See {@link SetSessionOptions}.
    * @returns `false` when there is no such session.
    * @throws SealedSessionError `SESSION_ID_INVALID`, `STORE_CONFLICT`, `ENVELOPE_REJECTED`, `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`; UnsupportedValueError.
+   * @throws TypeError when `ifUnchanged` is asked for an object that did not come from this store under this id.
    */
-  async set(sessionId: string, session: T): Promise<boolean> {
+  async set(sessionId: string, session: T, options: SetSessionOptions = {}): Promise<boolean> {
     const storedId = this.#requireStoredId(sessionId);
-    const origin = this.#originOf(session);
-    if (origin?.storedId !== storedId || !this.#sliding || !this.#mayOverwrite(origin)) {
-      return (await this.update(sessionId, () => session)) !== undefined;
+    const found = this.#originOf(options.origin ?? session);
+    const origin = found?.storedId === storedId ? found : undefined;
+    const { ttlMs, ifUnchanged = false } = options;
+    if (ifUnchanged && origin === undefined) {
+      throw new TypeError("ifUnchanged needs an origin: an object that came from this store, under this id");
+    }
+    const isTtlKnown = this.#sliding || ttlMs !== undefined;
+    if (origin === undefined || !isTtlKnown || !this.#mayOverwrite(origin)) {
+      return (await this.#update(sessionId, () => session, options, origin)) !== undefined;
     }
     const notAfterMs = this.#endOfLife(origin.notAfterMs);
     const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
-    const written = await this.#store.set(storedId, envelope, { ttlMs: this.#ttl(notAfterMs), condition: "present" });
+    const life = { ttlMs: this.#ttl(notAfterMs, ttlMs) };
+    const written = ifUnchanged
+      ? await this.#store.compareAndSet(storedId, origin.envelope, envelope, life)
+      : await this.#store.set(storedId, envelope, { ...life, condition: "present" });
     if (written) this.#remember(session, storedId, envelope);
+    else if (ifUnchanged && (await this.#store.get(storedId)) !== undefined) throw changed();
     return written;
   }
 
@@ -172,36 +213,24 @@ export class SessionStore<T = unknown> {
    * @returns The session as written, or `undefined` when there is no such session.
    * @throws SealedSessionError `STORE_CONFLICT` after 16 attempts; as {@link SessionStore.set}.
    */
-  async update(sessionId: string, change: (session: T) => T | Promise<T>): Promise<T | undefined> {
-    const storedId = this.#requireStoredId(sessionId);
-    for (let attempt = 0; attempt < UPDATE_ATTEMPTS; attempt++) {
-      const bytes = await this.#read(storedId, sessionId);
-      const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
-      if (bytes === undefined || found === undefined) return undefined;
-      const session = await change(found.session);
-      const notAfterMs = this.#endOfLife(found.notAfterMs);
-      const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
-      const ttl = this.#sliding ? { ttlMs: this.#ttl(notAfterMs) } : undefined;
-      if (await this.#store.compareAndSet(storedId, bytes, envelope, ttl)) {
-        this.#remember(session, storedId, envelope);
-        return session;
-      }
-    }
-    throw conflict();
+  update(sessionId: string, change: (session: T) => T | Promise<T>): Promise<T | undefined> {
+    return this.#update(sessionId, change, {});
   }
 
   /**
    * Starts the idle time anew where sessions slide. Without an absolute life it opens a session only to seal it anew, when its key no longer
    * seals: it tells whether something lies there, and whether that opens is for `get` to say.
    *
+   * @param options - See {@link TouchSessionOptions}. With `ttlMs` the session gets that time to live, also where sessions do not slide.
    * @returns `false` when there is no such session.
    * @throws SealedSessionError `STORE_UNAVAILABLE`; where sessions have an absolute life, as {@link SessionStore.get}.
    */
-  async touch(sessionId: string): Promise<boolean> {
-    // Only the envelope knows whether its absolute life has ended.
-    if (this.#absoluteMs !== undefined) return (await this.get(sessionId)) !== undefined;
+  async touch(sessionId: string, { ttlMs, origin }: TouchSessionOptions = {}): Promise<boolean> {
     const storedId = this.#storedId(sessionId);
     if (storedId === undefined) return false;
+    if (ttlMs !== undefined) return this.#setTtl(sessionId, storedId, ttlMs, origin);
+    // Only the envelope knows whether its absolute life has ended.
+    if (this.#absoluteMs !== undefined) return (await this.get(sessionId)) !== undefined;
     const bytes = await this.#read(storedId, sessionId, this.#sliding ? { slideMs: this.#idleMs } : undefined);
     if (bytes === undefined) return false;
     await this.#resealWhenDue(bytes, storedId, sessionId);
@@ -265,6 +294,41 @@ export class SessionStore<T = unknown> {
   }
 
   /**
+   * Tells when the absolute life of a session ends, of which this store knows by the object that it returned or wrote.
+   *
+   * @returns Milliseconds since 1970-01-01T00:00:00Z, or `undefined` when it has no such end, or the object is none of this store's.
+   */
+  absoluteEndOf(session: T): number | undefined {
+    return this.#originOf(session)?.notAfterMs;
+  }
+
+  /**
+   * Walks over all sessions that open. What does not open is passed over and reported on the diagnostics channel.
+   *
+   * @returns The stored id and the session, in no order; the session id is nowhere in the store unless `storedIds` is `verbatim`.
+   * @throws SealedSessionError `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`; TypeError where sessions are bound to their clients.
+   */
+  async *all(): AsyncGenerator<readonly [storedId: string, session: T], void> {
+    for await (const storedId of this.#store.scan()) {
+      const bytes = await this.#store.get(storedId);
+      const found = bytes === undefined ? undefined : await this.#openOfAll(bytes, storedId);
+      if (found !== undefined) yield [storedId, found.session];
+    }
+  }
+
+  /** Counts what lies in the store, whether it opens or not. @throws SealedSessionError `STORE_UNAVAILABLE`. */
+  async count(): Promise<number> {
+    let count = 0;
+    for await (const _ of this.#store.scan()) count++;
+    return count;
+  }
+
+  /** Ends every session that lives throughout the call. @throws SealedSessionError `STORE_UNAVAILABLE`. */
+  async clear(): Promise<void> {
+    for await (const storedId of this.#store.scan()) await this.#store.destroy(storedId);
+  }
+
+  /**
    * Walks over all sessions and counts them by the key that sealed them; opens none. For operators, and for the ring before it retires a key.
    *
    * @returns How many there are under each key, by key id in base64url. What is no envelope is not counted; a session that
@@ -287,6 +351,51 @@ export class SessionStore<T = unknown> {
   /** To be called when the process image was copied or restored from a snapshot, before it seals again (format 2.4). */
   reseed(): void {
     this.#sealer.reseed();
+  }
+
+  async #update(
+    sessionId: string,
+    change: (session: T) => T | Promise<T>,
+    { ttlMs, ifUnchanged = false }: SetSessionOptions,
+    origin?: Origin,
+  ): Promise<T | undefined> {
+    const storedId = this.#requireStoredId(sessionId);
+    for (let attempt = 0; attempt < UPDATE_ATTEMPTS; attempt++) {
+      const bytes = await this.#read(storedId, sessionId);
+      const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
+      if (bytes === undefined || found === undefined) return undefined;
+      if (ifUnchanged && origin !== undefined && !equal(bytes, origin.envelope)) throw changed();
+      const session = await change(found.session);
+      const notAfterMs = this.#endOfLife(found.notAfterMs);
+      const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
+      const isTtlKnown = this.#sliding || ttlMs !== undefined;
+      const life = isTtlKnown ? { ttlMs: this.#ttl(notAfterMs, ttlMs) } : undefined;
+      if (await this.#store.compareAndSet(storedId, bytes, envelope, life)) {
+        this.#remember(session, storedId, envelope);
+        return session;
+      }
+    }
+    throw conflict();
+  }
+
+  async #setTtl(sessionId: string, storedId: string, ttlMs: number, origin: object | undefined): Promise<boolean> {
+    const known = this.#originOf(origin);
+    if (known?.storedId === storedId) return this.#store.touch(storedId, this.#ttl(known.notAfterMs, ttlMs));
+    if (this.#absoluteMs === undefined && !this.#isAdopting()) {
+      return this.#store.touch(storedId, this.#ttl(undefined, ttlMs));
+    }
+    const bytes = await this.#read(storedId, sessionId);
+    const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
+    return found !== undefined && this.#store.touch(storedId, this.#ttl(found.notAfterMs, ttlMs));
+  }
+
+  async #openOfAll(bytes: Uint8Array, storedId: string): Promise<{ session: T } | undefined> {
+    try {
+      return await this.#open(bytes, storedId);
+    } catch (error) {
+      if (hasCode(error, "ENVELOPE_REJECTED")) return undefined;
+      throw error;
+    }
   }
 
   /** Reads an envelope; one that is not there is made of the plaintext, where sessions are taken over. */
@@ -353,7 +462,7 @@ export class SessionStore<T = unknown> {
     const header = parseEnvelope(envelope, this.#maxEnvelopeBytes);
     const notAfterMs = header?.notAfter === undefined ? undefined : header.notAfter * 1000;
     if (header !== undefined && typeof session === "object" && session !== null) {
-      this.#origins.set(session, { storedId, notAfterMs, keyId: header.keyId.slice() });
+      this.#origins.set(session, { storedId, notAfterMs, keyId: header.keyId, envelope });
     }
     return { notAfterMs };
   }
@@ -378,7 +487,7 @@ export class SessionStore<T = unknown> {
     }
   }
 
-  #originOf(session: T): Origin | undefined {
+  #originOf(session: unknown): Origin | undefined {
     return typeof session === "object" && session !== null ? this.#origins.get(session) : undefined;
   }
 
@@ -392,7 +501,7 @@ export class SessionStore<T = unknown> {
   async #open(
     bytes: Uint8Array,
     storedId: string,
-    sessionId: string,
+    sessionId?: string,
   ): Promise<{ session: T; notAfterMs: number | undefined } | undefined> {
     try {
       const session = (await this.#openWarmFirst(bytes, storedId, sessionId)) as T;
@@ -410,7 +519,7 @@ export class SessionStore<T = unknown> {
     }
   }
 
-  #openWarmFirst(bytes: Uint8Array, storedId: string, sessionId: string): unknown {
+  #openWarmFirst(bytes: Uint8Array, storedId: string, sessionId: string | undefined): unknown {
     try {
       return this.#sealer.openSync(bytes, storedId, { sessionId });
     } catch (error) {
@@ -425,10 +534,11 @@ export class SessionStore<T = unknown> {
     return Math.floor(this.#ring.clock()) + this.#absoluteMs;
   }
 
-  /** The idle time, cut at the end of the absolute life. */
-  #ttl(notAfterMs: number | undefined): number {
-    if (notAfterMs === undefined) return this.#idleMs;
-    return Math.max(1, Math.min(this.#idleMs, notAfterMs - Math.floor(this.#ring.clock())));
+  /** A time to live, cut at the end of the absolute life. */
+  #ttl(notAfterMs: number | undefined, wantedMs = this.#idleMs): number {
+    requireInteger("ttlMs", wantedMs, 1, MAX_TTL_MS);
+    if (notAfterMs === undefined) return wantedMs;
+    return Math.max(1, Math.min(wantedMs, notAfterMs - Math.floor(this.#ring.clock())));
   }
 
   #storedId(sessionId: string): string | undefined {
@@ -441,6 +551,10 @@ export class SessionStore<T = unknown> {
     const limit = this.#storedIds === "verbatim" ? " without braces" : "";
     throw new SealedSessionError("SESSION_ID_INVALID", `a session id must have 16 to 512 bytes of UTF-8${limit}`);
   }
+}
+
+function changed(): SealedSessionError {
+  return new SealedSessionError("STORE_CONFLICT", "somebody else has written this session since it was read");
 }
 
 function conflict(): SealedSessionError {
