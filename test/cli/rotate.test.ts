@@ -2,6 +2,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { storedIdOf } from "@sealed-session/core";
 import { untilNothingMissing } from "@sealed-session/test/servers";
+import { Cluster } from "ioredis";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { runCommand, runJson, startCommand } from "./command.js";
 import { type Application, KINDS, POLICY, REFRESH_MS, type Servers, startApplication } from "./deployment.js";
@@ -197,11 +198,16 @@ for (const { name, start } of KINDS) {
     it("ends at once at the second Ctrl-C", async () => {
       await application.create(1500);
       await application.ring.publish({ delayMs: 0 });
-      // A page takes minutes at this rate.
-      const running = startCommand(["rotate", "sessions", "--rate", "1"], at());
-      await untilNothingMissing("the first page", async () => {
-        const { keys } = await status();
-        return (keys[0]?.sessions ?? 0) > 0 ? undefined : "it";
+      const redis = servers.connect();
+      await redis.ping();
+      const nodes = redis instanceof Cluster ? redis.nodes("master") : [redis];
+      const checkpoint = join(application.folder, "run.json");
+      const running = startCommand(["rotate", "sessions", "--rate", "500", "--checkpoint", checkpoint], at());
+      await untilNothingMissing("the checkpoint", () => (existsSync(checkpoint) ? undefined : "it"));
+      for (const node of nodes) await node.client("PAUSE", 60_000, "WRITE");
+      await untilNothingMissing("a command that waits", async () => {
+        const clients = await Promise.all(nodes.map((node) => node.info("clients")));
+        return clients.some((text) => /^blocked_clients:[1-9]/m.test(text)) ? undefined : "it";
       });
       running.child.kill("SIGINT");
       await untilNothingMissing("the answer", () =>
@@ -213,6 +219,8 @@ for (const { name, start } of KINDS) {
       clearInterval(again);
       // Without a report: nothing was waited for.
       expect({ code, stdout }).toEqual({ code: 130, stdout: "" });
+      for (const node of nodes) await node.client("UNPAUSE");
+      redis.disconnect();
     });
   });
 

@@ -1,5 +1,5 @@
 /**
- * Ctrl-C: the first asks the run to end cleanly, the second ends the process at once.
+ * Ctrl-C, or a terminal that goes away: the first asks the run to end cleanly, the second ends the process at once.
  */
 import { ExitCode } from "./exit-code.js";
 
@@ -22,7 +22,7 @@ export interface InterruptionOptions {
 
 /** A run that can be interrupted. */
 export interface Interruption {
-  /** Aborts at the first SIGINT or SIGTERM. */
+  /** Aborts at the first SIGINT, SIGTERM or SIGHUP. */
   readonly signal: AbortSignal;
   /** Stops listening. */
   dispose(): void;
@@ -44,7 +44,7 @@ export function listenForInterruption({ signals, clock, onFirst, exit }: Interru
       exit(ExitCode.interrupted);
     }
   };
-  const names = ["SIGINT", "SIGTERM"] as const;
+  const names = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
   for (const name of names) signals.on(name, listener);
   return {
     signal: controller.signal,

@@ -13,6 +13,7 @@ export interface Shard {
 
 const MAX_SHARDS = 1024;
 const MAX_RATE = 10_000_000;
+const MAX_CONCURRENCY = 64;
 const MAX_SAMPLE = 1_000_000_000;
 const MAX_PREFIX_BYTES = 128;
 
@@ -35,6 +36,11 @@ export function readRate(flag: string, text: string): number {
     readInteger(text.replace(/\/s$/, ""), MAX_RATE) ??
     refuse(flag, `a number of sessions a second, from 1 to ${MAX_RATE}`)
   );
+}
+
+/** @returns calls at a time. */
+export function readConcurrency(flag: string, text: string): number {
+  return readInteger(text, MAX_CONCURRENCY) ?? refuse(flag, `a number of calls, from 1 to ${MAX_CONCURRENCY}`);
 }
 
 /** @returns a number of sessions. */

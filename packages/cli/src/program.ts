@@ -16,7 +16,15 @@ import { rotateStatus } from "./commands/rotate-status.js";
 import { CONFIG_FIELDS, flagOf, pathOf, placeholderOf } from "./config-fields.js";
 import { CONFIG_FILES } from "./config-file.js";
 import type { Deployment } from "./deployment.js";
-import { readDuration, readKeyId, readPrefix, readRate, readSample, readShard } from "./option-values.js";
+import {
+  readConcurrency,
+  readDuration,
+  readKeyId,
+  readPrefix,
+  readRate,
+  readSample,
+  readShard,
+} from "./option-values.js";
 import type { CommandResult } from "./terminal.js";
 
 /** A command whose flags are in order, to be run on the deployment. */
@@ -211,6 +219,7 @@ function buildProgram({ version, print }: ProgramOptions, onRequest: (request: R
 function sessionOptions(command: Command): Command {
   return command
     .option("--rate <n>", "look at no more than so many sessions a second")
+    .option("--concurrency <n>", "calls for each node under way at a time; default: 2")
     .option("--older-than <time>", "only what lies under keys that began to seal longer ago, such as 24h")
     .option("--checkpoint <file>", "note there how far the run is, and go on from there")
     .option("--unopened <file>", "list there all sessions that do not open");
@@ -219,6 +228,7 @@ function sessionOptions(command: Command): Command {
 function sessionValues(flags: Flags) {
   return {
     rate: optional(flags, "rate", readRate),
+    concurrency: optional(flags, "concurrency", readConcurrency),
     olderThanMs: optional(flags, "older-than", readDuration),
     checkpoint: flags["checkpoint"] as string | undefined,
     unopened: flags["unopened"] as string | undefined,

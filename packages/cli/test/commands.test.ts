@@ -502,10 +502,16 @@ describe("rotate sessions", () => {
       return rotateAtOnce(options);
     };
     const shard = { index: 2, count: 3 };
-    await rotateSessions(world.deployment, { olderThanMs: 5, rate: 1000, shard }, world.context, rotate);
+    await rotateSessions(
+      world.deployment,
+      { olderThanMs: 5, rate: 1000, concurrency: 3, shard },
+      world.context,
+      rotate,
+    );
     expect(given).toMatchObject({
       olderThanMs: 5,
       ratePerSecond: 1000,
+      concurrency: 3,
       shard,
       dryRun: false,
       signal: world.context.signal,

@@ -12,7 +12,7 @@ function listening() {
 }
 
 describe("an interruption", () => {
-  it.each(["SIGINT", "SIGTERM"])("asks the run to end, the first time: %s", (name) => {
+  it.each(["SIGINT", "SIGTERM", "SIGHUP"])("asks the run to end, the first time: %s", (name) => {
     const { signals, exit, onFirst, interruption } = listening();
     expect(interruption.signal.aborted).toBe(false);
     signals.emit(name);

@@ -1,6 +1,14 @@
 import { describe, expect, it } from "vitest";
 import { tell } from "../src/cli-error.js";
-import { readDuration, readKeyId, readPrefix, readRate, readSample, readShard } from "../src/option-values.js";
+import {
+  readConcurrency,
+  readDuration,
+  readKeyId,
+  readPrefix,
+  readRate,
+  readSample,
+  readShard,
+} from "../src/option-values.js";
 
 describe("what stands after a flag", () => {
   it("is read as what it means", () => {
@@ -9,6 +17,7 @@ describe("what stands after a flag", () => {
     expect(readShard("--shard", "1024/1024")).toEqual({ index: 1024, count: 1024 });
     expect(readRate("--rate", "500")).toBe(500);
     expect(readRate("--rate", "500/s")).toBe(500);
+    expect(readConcurrency("--concurrency", "64")).toBe(64);
     expect(readSample("--sample", "1000")).toBe(1000);
     expect(readKeyId("<key-id>", "-_AZaz0123456789")).toBe("-_AZaz0123456789");
     expect(readPrefix("--prefix", "sess:")).toBe("sess:");
@@ -21,6 +30,7 @@ describe("what stands after a flag", () => {
     ["--shard", () => readShard("--shard", "1/1025")],
     ["--shard", () => readShard("--shard", "1-8")],
     ["--rate", () => readRate("--rate", "0")],
+    ["--concurrency", () => readConcurrency("--concurrency", "65")],
     ["--rate", () => readRate("--rate", "1.5")],
     ["--rate", () => readRate("--rate", "10000001")],
     ["--sample", () => readSample("--sample", "-1")],

@@ -22,7 +22,23 @@ function refusal(...args: readonly string[]): ToldError {
 describe("a command line", () => {
   it.each([
     ["rotate all", ["rotate"]],
-    ["rotate all", ["rotate", "--rate", "5", "--now", "--older-than", "1h", "--checkpoint", "c", "--unopened", "u"]],
+    [
+      "rotate all",
+      [
+        "rotate",
+        "--rate",
+        "5",
+        "--concurrency",
+        "4",
+        "--now",
+        "--older-than",
+        "1h",
+        "--checkpoint",
+        "c",
+        "--unopened",
+        "u",
+      ],
+    ],
     ["rotate key", ["rotate", "key", "--now", "--wait"]],
     [
       "rotate sessions",
@@ -71,6 +87,7 @@ describe("a command line", () => {
     ["a key id that is none", ["rotate", "retire", "abc"]],
     ["one word too many", ["rotate", "status", "now"]],
     ["a rate that is none", ["rotate", "--rate", "fast"]],
+    ["a concurrency that is none", ["rotate", "--concurrency", "0"]],
     ["a checkpoint of what changes nothing", ["rotate", "sessions", "--dry-run", "--checkpoint", "c"]],
   ])("ends with 2 for %s", (_, args) => {
     expect(refusal(...args)).toMatchObject({ code: "USAGE", exitCode: 2 });

@@ -1,6 +1,8 @@
 /**
  * The port to a store that reads and writes many envelopes at once, for walks over all of them: counting, re-sealing, moving.
  */
+import { NONCE_BYTES } from "./aead.js";
+import { NONCE_OFFSET } from "./envelope.js";
 import type { EnvelopeStore } from "./envelope-store.js";
 
 const PAGE_SIZE = 256;
@@ -9,11 +11,14 @@ const COMMANDS_AT_ONCE = 32;
 /** Where a walk stands: an opaque JSON value, good for a later walk over the same store. */
 export type WalkPosition = Readonly<Record<string, unknown>>;
 
-/** A change of one envelope, made only if it still is, byte for byte, the expected one. Its time to live stays as it is. */
+/** First bytes of an envelope, its header and nonce, by which it can be told from every other one: no two are sealed with one nonce (format 2.4). */
+export const IDENTITY_BYTES = NONCE_OFFSET + NONCE_BYTES;
+
+/** A change of one envelope, made only if it still is the expected one. Its time to live stays as it is. */
 export interface EnvelopeChange {
   /** Where it lies. */
   readonly storedId: string;
-  /** What lies there. */
+  /** What lies there; a store may look at the first {@link IDENTITY_BYTES} only. */
   readonly expected: Uint8Array;
   /** What takes its place; without it the envelope is removed. */
   readonly envelope?: Uint8Array;

@@ -102,7 +102,7 @@ export async function sealPlaintextSessions(options: SealPlaintextOptions): Prom
   const { index, count } = options.shard ?? { index: 1, count: 1 };
   requireInteger("shard.count", count, 1, 1024);
   requireInteger("shard.index", index, 1, count);
-  const rate = ratePerSecond === undefined ? undefined : new Rate(ratePerSecond, ring.clock, schedule);
+  const rate = ratePerSecond === undefined ? undefined : new Rate(ratePerSecond, ring.clock, schedule, signal);
   const adoption = new PlaintextAdoption({ ring, sealer, store, from, inPlace, idleMs, absoluteMs });
   const startedAt = ring.clock();
   await ring.ready();
@@ -127,12 +127,16 @@ export async function sealPlaintextSessions(options: SealPlaintextOptions): Prom
     const ours = count === 1 ? sessionIds : sessionIds.filter((sessionId) => shardOf(sessionId, count) === index);
     for (let first = 0; first < ours.length; first += SESSIONS_AT_ONCE) {
       const some = ours.slice(first, first + SESSIONS_AT_ONCE);
+      signal?.throwIfAborted();
       await rate?.take(some.length);
-      if (signal?.aborted) return;
       await Promise.all(some.map(sealOne));
     }
     onProgress?.({ examined: counts.examined, sealed: counts.sealed, total });
   };
-  await from.walk(visit, { signal });
+  try {
+    await from.walk(visit, { signal });
+  } catch (error) {
+    if (!signal?.aborted || error !== signal.reason) throw error;
+  }
   return { startedAt, endedAt: ring.clock(), isInterrupted: signal?.aborted ?? false, ...counts };
 }

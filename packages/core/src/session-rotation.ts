@@ -23,8 +23,9 @@ const READ_AT_ONCE = 64;
 const BYTES_AT_ONCE = 1_048_576;
 /** As long as an envelope is taken to be before any was seen. */
 const FIRST_BYTES_EACH = 16_384;
-/** Calls for one node that are under way at a time: while it works on one this process works on the other. */
-const SIDE_BY_SIDE = 2;
+/** While a node works on one call this process works on the other. */
+const DEFAULT_CONCURRENCY = 2;
+const MAX_CONCURRENCY = 64;
 /** With a rate, as much as it allows in this time is visited at once. */
 const RATED_MS = 100;
 
@@ -82,6 +83,8 @@ export interface RotateSessionsOptions {
   readonly dryRun?: boolean;
   /** Most envelopes that are looked at in a second, all nodes together: 1 to 10000000. @defaultValue no limit */
   readonly ratePerSecond?: number;
+  /** Calls for each node that are under way at a time: 1 to 64. @defaultValue 2 */
+  readonly concurrency?: number;
   /** Looks at one part of `count` only, so that several machines can share the work: `index` from 1 to `count`, at most 1024. @defaultValue all */
   readonly shard?: Shard;
   /** Goes on from where an interrupted run stood. */
@@ -128,6 +131,7 @@ export async function rotateSessions(options: RotateSessionsOptions): Promise<Ro
   requireMethods("ring", ring, "ready", "current", "currentIfWarm", "status");
   requireMethods("store", store, "walk", "estimate");
   requireMethods("sealer", options.sealer, "reseal");
+  requireInteger("concurrency", options.concurrency ?? DEFAULT_CONCURRENCY, 1, MAX_CONCURRENCY);
   requireInteger("olderThanMs", options.olderThanMs ?? 0, 0, Number.MAX_SAFE_INTEGER);
   const { index, count } = options.shard ?? { index: 1, count: 1 };
   requireInteger("shard.count", count, 1, 1024);
@@ -194,7 +198,7 @@ class Run {
 
   /** When it rejects, everything that it began has ended. */
   async visit(page: EnvelopePage): Promise<void> {
-    const { shard } = this.#options;
+    const { shard, signal, concurrency = DEFAULT_CONCURRENCY } = this.#options;
     const storedIds =
       shard === undefined
         ? page.storedIds
@@ -209,6 +213,7 @@ class Run {
         const some = storedIds.slice(next, next + size);
         next += some.length;
         try {
+          signal?.throwIfAborted();
           await this.#rate?.take(some.length);
           await this.#visitSome(page, some, isPeeking);
         } catch (error) {
@@ -217,7 +222,7 @@ class Run {
         }
       }
     };
-    const outcomes = await Promise.allSettled(Array.from({ length: SIDE_BY_SIDE }, lane));
+    const outcomes = await Promise.allSettled(Array.from({ length: concurrency }, lane));
     for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
   }
 

@@ -1,24 +1,12 @@
 /**
  * Which master of a Redis Cluster owns a key, by the slot map that ioredis keeps.
  */
+import slotOf from "cluster-key-slot";
 import type { ClusterRedis, RedisServer } from "./redis-client.js";
 import { unavailable } from "./store-error.js";
 
 /** Slots of a Redis Cluster. */
 export const SLOT_COUNT = 16_384;
-
-const CRC16_XMODEM_POLYNOMIAL = 0x1021;
-
-/** @returns the slot of a key without braces: its CRC16 (XMODEM) modulo 16384, as in the Redis Cluster specification. */
-export function slotOf(key: string): number {
-  let crc = 0;
-  for (const byte of Buffer.from(key)) {
-    crc ^= byte << 8;
-    for (let bit = 0; bit < 8; bit++) crc = crc & 0x8000 ? (crc << 1) ^ CRC16_XMODEM_POLYNOMIAL : crc << 1;
-    crc &= 0xffff;
-  }
-  return crc % SLOT_COUNT;
-}
 
 /** @returns the master that owns `key` to the best of ioredis's knowledge, or another one where it has none. */
 export async function ownerOf(client: ClusterRedis, key: string): Promise<RedisServer> {

@@ -5,7 +5,6 @@ import {
   type BulkEnvelopeStore,
   type CompareAndSetOptions,
   type DestroyEnvelopeOptions,
-  type EnvelopeChange,
   type EnvelopePage,
   type GetEnvelopeOptions,
   MAX_TTL_MS,
@@ -18,14 +17,12 @@ import { askRedis } from "./redirection.js";
 import { type RedisClient, type RedisCommands, readsFromMaster, requireClient } from "./redis-client.js";
 import { requireEnvelope, requireStoredId, requireTimeout, requireTtl, sessionPrefix } from "./redis-key.js";
 import { scanStoredIds } from "./scan.js";
-import { runScript, type Script, script } from "./script.js";
-import { estimateKeys, type WalkedStore, walkPages } from "./walk.js";
+import { runScript, script } from "./script.js";
+import { estimateKeys, type WalkedKeys, walkPages } from "./walk.js";
 
 /** Replies by which PTTL says that there is no key, or none that expires. */
 const NO_KEY = -2;
 const NO_EXPIRY = -1;
-/** The time to live stays as it is. */
-const NO_TTL = Buffer.alloc(0);
 
 /** KEYS[1] envelope; ARGV: expected bytes, new bytes, time to live in ms or "". KEEPTTL (6.0) keeps the very millisecond. */
 const COMPARE_AND_SET = script(`
@@ -45,12 +42,6 @@ return redis.call('UNLINK', KEYS[1])`);
 
 /** PTTL counts as a read, and ioredis may send it to a replica; a script goes to the master. */
 const MASTER_PTTL = script("return redis.call('PTTL', KEYS[1])");
-
-/** A change as a script and its arguments. */
-function changeScript({ expected, envelope }: EnvelopeChange): [Script, ...Buffer[]] {
-  if (envelope === undefined) return [COMPARE_AND_DESTROY, asBuffer(expected)];
-  return [COMPARE_AND_SET, asBuffer(expected), asBuffer(envelope), NO_TTL];
-}
 
 /** Options of {@link redisStore}. */
 export interface RedisStoreOptions {
@@ -200,26 +191,16 @@ class RedisStore implements BulkEnvelopeStore {
    * again.
    */
   walk(visit: (page: EnvelopePage) => Promise<void>, options: WalkOptions = {}): Promise<void> {
-    const walked: WalkedStore = {
-      client: this.#client,
-      prefix: this.#prefix,
-      times: this.#times,
-      // A server that does not know the script has it run by `changeOne`, which sends it.
-      change: (pipeline, key, change) => {
-        const [{ sha1 }, ...args] = changeScript(change);
-        pipeline.evalsha(sha1, 1, key, ...args);
-      },
-      changeOne: (redis, key, change) => {
-        const [command, ...args] = changeScript(change);
-        return runScript(redis, command, key, ...args);
-      },
-    };
-    return walkPages(walked, visit, options);
+    return walkPages(this.#walked, visit, options);
   }
 
   /** By DBSIZE: counts all keys of the servers, also those of others. */
   estimate(): Promise<number> {
-    return estimateKeys({ client: this.#client, prefix: this.#prefix, times: this.#times });
+    return estimateKeys(this.#walked);
+  }
+
+  get #walked(): WalkedKeys {
+    return { client: this.#client, prefix: this.#prefix, times: this.#times };
   }
 
   get #times(): ViewTimes {
@@ -249,9 +230,4 @@ class RedisStore implements BulkEnvelopeStore {
   #ask<T>(work: (redis: RedisCommands) => Promise<T>): Promise<T> {
     return askRedis(this.#client, this.#commandTimeoutMs, work);
   }
-}
-
-/** The same bytes: ioredis wants a Buffer. */
-function asBuffer({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {
-  return Buffer.from(buffer, byteOffset, byteLength);
 }

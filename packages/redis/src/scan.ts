@@ -9,7 +9,7 @@ import { escapeGlob, isStoredId } from "./redis-key.js";
 
 /** Keys that a server looks at for one command: it is busy for a fraction of a millisecond. */
 const KEYS_PER_COMMAND = 512;
-/** Walks over one master that broke off, in all, before the scan does. */
+/** Failures in a row, none of which let a master get any further, before a walk fails. */
 export const MAX_FAILURES = 20;
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
@@ -46,6 +46,7 @@ export async function* scanStoredIds(
           brokenOff.add(name);
           break;
         }
+        failures = 0;
         for (const storedId of page.storedIds) if (seen.add(storedId)) yield storedId;
         ({ cursor } = page);
       }

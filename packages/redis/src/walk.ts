@@ -1,24 +1,15 @@
 /**
  * The walk over all envelopes for those who work on many of them: all masters side by side, in pages whose commands go to one node in one pipeline.
  */
-import {
-  type EnvelopeChange,
-  type EnvelopePage,
-  hasCode,
-  type WalkOptions,
-  type WalkPosition,
-} from "@sealed-session/core";
+import { type EnvelopePage, hasCode, type WalkOptions, type WalkPosition } from "@sealed-session/core";
 import { withinDeadline } from "./deadline.js";
 import { type MasterView, mayHaveGained, type ViewTimes, viewMasters } from "./master-view.js";
-import { askRedis } from "./redirection.js";
-import type { BulkPipeline, RedisClient, RedisCommands, RedisServer } from "./redis-client.js";
+import { NodePage } from "./node-page.js";
+import type { RedisClient, RedisServer } from "./redis-client.js";
 import { importersToWalk, MAX_FAILURES, type ScanPage, scanPage } from "./scan.js";
-import { replyCode, storeError, unavailable } from "./store-error.js";
 
 /** Of a master that was walked to its end. */
 const DONE = "done";
-/** Stands for a value of another type, as other programs may keep under the same prefix: the beginning of no envelope. */
-const NO_STRING = Uint8Array.of(0);
 
 /** The keys that are walked over. */
 export interface WalkedKeys {
@@ -28,14 +19,6 @@ export interface WalkedKeys {
   readonly prefix: string;
   /** How long to wait. */
   readonly times: ViewTimes;
-}
-
-/** What a walk needs of a store. */
-export interface WalkedStore extends WalkedKeys {
-  /** Puts the command that makes a change into a pipeline; its reply is 1 when it was made. */
-  readonly change: (pipeline: BulkPipeline, key: string, change: EnvelopeChange) => void;
-  /** Makes one change. */
-  readonly changeOne: (redis: RedisCommands, key: string, change: EnvelopeChange) => Promise<unknown>;
 }
 
 /** Where one master stands: how far SCAN has come on a server that was this one, with these slots. */
@@ -48,11 +31,11 @@ interface Stand {
 
 /** Visits every envelope under the prefix, as {@link walkKeys} does. */
 export function walkPages(
-  store: WalkedStore,
+  keys: WalkedKeys,
   visit: (page: EnvelopePage) => Promise<void>,
   options: WalkOptions,
 ): Promise<void> {
-  return walkKeys(store, (server, storedIds) => visit(new NodePage(store, server, storedIds)), options);
+  return walkKeys(keys, (server, storedIds) => visit(new NodePage(keys, server, storedIds)), options);
 }
 
 /**
@@ -176,10 +159,10 @@ class Walk {
   /** Walks on from where a master stands. The next page is on its way while one is visited. */
   async #walkOn(name: string, progressed: () => void): Promise<void> {
     const server = this.#masters.get(name)?.view.server as RedisServer;
-    let next = this.#scan(server, this.#cursors.get(name) ?? "0");
+    let next = this.#page(server, this.#cursors.get(name) ?? "0");
     for (;;) {
       const { cursor, storedIds } = await next;
-      if (cursor !== "0") next = this.#scan(server, cursor);
+      if (cursor !== "0") next = this.#page(server, cursor);
       if (storedIds.length > 0) await this.#visit(server, storedIds);
       this.#cursors.set(name, cursor === "0" ? DONE : cursor);
       progressed();
@@ -188,7 +171,7 @@ class Walk {
     }
   }
 
-  #scan(server: RedisServer, cursor: string): Promise<ScanPage> {
+  #page(server: RedisServer, cursor: string): Promise<ScanPage> {
     const { prefix, times } = this.#keys;
     const page = scanPage(server, prefix, cursor, times, this.#isId);
     // When the visit before it fails nobody asks for it any more.
@@ -244,101 +227,4 @@ function rangesOf(owned: Uint8Array): string {
     ranges.push(`${first}-${slot}`);
   }
   return ranges.join(" ");
-}
-
-/** Envelopes of one node. What the node does not do, since a slot has moved or it does not know the script, is asked of the cluster, one by one. */
-class NodePage implements EnvelopePage {
-  readonly storedIds: readonly string[];
-  readonly #store: WalkedStore;
-  readonly #server: RedisServer;
-
-  constructor(store: WalkedStore, server: RedisServer, storedIds: readonly string[]) {
-    this.#store = store;
-    this.#server = server;
-    this.storedIds = storedIds;
-  }
-
-  peek(storedIds: readonly string[], bytes: number): Promise<(Uint8Array | undefined)[]> {
-    return this.#run(storedIds, {
-      key: (storedId) => storedId,
-      send: (pipeline, key) => pipeline.getrangeBuffer(key, 0, bytes - 1),
-      // A client that reads from replicas would send GETRANGE there.
-      ask: (redis, key) => redis.getexBuffer(key),
-      read: (reply) => bytesOf(reply)?.subarray(0, bytes),
-      otherType: NO_STRING,
-    });
-  }
-
-  get(storedIds: readonly string[]): Promise<(Uint8Array | undefined)[]> {
-    // GETEX without options reads from the master also where the client reads from replicas.
-    return this.#run(storedIds, {
-      key: (storedId) => storedId,
-      send: (pipeline, key) => pipeline.getexBuffer(key),
-      ask: (redis, key) => redis.getexBuffer(key),
-      read: bytesOf,
-      otherType: NO_STRING,
-    });
-  }
-
-  change(changes: readonly EnvelopeChange[]): Promise<boolean[]> {
-    const { change, changeOne } = this.#store;
-    return this.#run(changes, {
-      key: ({ storedId }) => storedId,
-      send: change,
-      ask: changeOne,
-      read: (reply) => Number(reply) === 1,
-      otherType: false,
-    });
-  }
-
-  async #run<T, R>(items: readonly T[], work: Work<T, R>): Promise<R[]> {
-    const { prefix, times } = this.#store;
-    const replies = await withinDeadline(times.commandTimeoutMs, () => {
-      const pipeline = this.#server.pipeline();
-      for (const item of items) work.send(pipeline, prefix + work.key(item), item);
-      return pipeline.exec();
-    });
-    const results: R[] = [];
-    const unanswered: number[] = [];
-    for (let index = 0; index < items.length; index++) {
-      const [error, reply] = replies?.[index] ?? [unavailable("a pipeline had no reply"), undefined];
-      if (error === null) results[index] = work.read(reply);
-      else if (replyCode(error) === "WRONGTYPE") results[index] = work.otherType;
-      // Where the connection broke nobody has the keys before somebody takes over.
-      else if (replyCode(error) === undefined) throw storeError(error);
-      else unanswered.push(index);
-    }
-    await Promise.all(
-      unanswered.map(async (index) => {
-        results[index] = await this.#ask(items[index] as T, work);
-      }),
-    );
-    return results;
-  }
-
-  #ask<T, R>(item: T, { key, ask, read, otherType }: Work<T, R>): Promise<R> {
-    const { client, prefix, times } = this.#store;
-    return askRedis(client, times.commandTimeoutMs, async (redis) => {
-      try {
-        return read(await ask(redis, prefix + key(item), item));
-      } catch (error) {
-        if (replyCode(error) === "WRONGTYPE") return otherType;
-        throw error;
-      }
-    });
-  }
-}
-
-/** One command for each of many items. */
-interface Work<T, R> {
-  readonly key: (item: T) => string;
-  readonly send: (pipeline: BulkPipeline, key: string, item: T) => unknown;
-  readonly ask: (redis: RedisCommands, key: string, item: T) => Promise<unknown>;
-  readonly read: (reply: unknown) => R;
-  /** The result where a value of another type lies. */
-  readonly otherType: R;
-}
-
-function bytesOf(reply: unknown): Uint8Array | undefined {
-  return reply instanceof Uint8Array && reply.length > 0 ? reply : undefined;
 }

@@ -2,7 +2,6 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { hasCode } from "@sealed-session/core";
 import { describe, it } from "vitest";
-import { slotOf } from "../src/cluster-map.js";
 import { FingerprintSet } from "../src/fingerprint-set.js";
 import { escapeGlob } from "../src/redis-key.js";
 import { redisStore } from "../src/redis-store.js";
@@ -101,21 +100,6 @@ describe("FingerprintSet", () => {
     const prefix = "a".repeat(500);
     for (let index = 0; index < 100; index++) assert.equal(set.add(`${prefix}${index}`), true);
   });
-});
-
-describe("slotOf", () => {
-  // CRC16 of "123456789" from the Redis Cluster specification, appendix A; the others from CLUSTER KEYSLOT of Redis 7.0.
-  for (const [key, slot] of [
-    ["123456789", 0x31c3],
-    ["foo", 12_182],
-    ["session:é", 12_490],
-    ["session-keys:main", 7_360],
-    ["", 0],
-  ] as const) {
-    it(`is ${slot} for ${JSON.stringify(key)}`, () => {
-      assert.equal(slotOf(key), slot);
-    });
-  }
 });
 
 describe("escapeGlob", () => {

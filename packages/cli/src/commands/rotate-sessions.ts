@@ -25,6 +25,8 @@ export interface RotateSessionsOptions {
   readonly dryRun?: boolean | undefined;
   /** Sessions looked at in a second. @defaultValue no limit */
   readonly rate?: number | undefined;
+  /** Calls for each node at a time. @defaultValue 2 */
+  readonly concurrency?: number | undefined;
   readonly shard?: Shard | undefined;
   /** Path of the checkpoint. @defaultValue none */
   readonly checkpoint?: string | undefined;
@@ -67,7 +69,15 @@ export async function rotateSessions(
 /** Runs the rotation under the key that seals now, with its checkpoint and its progress. */
 export async function runRotation(
   deployment: Deployment,
-  { olderThanMs = 0, dryRun = false, rate, shard = ALL, checkpoint: path, unopened: listPath }: RotateSessionsOptions,
+  {
+    olderThanMs = 0,
+    dryRun = false,
+    rate,
+    concurrency,
+    shard = ALL,
+    checkpoint: path,
+    unopened: listPath,
+  }: RotateSessionsOptions,
   { terminal, signal, clock }: CommandContext,
   rotate: RotateFunction,
 ): Promise<SessionRotation> {
@@ -92,6 +102,7 @@ export async function runRotation(
       dryRun,
       signal,
       ...(rate !== undefined && { ratePerSecond: rate }),
+      ...(concurrency !== undefined && { concurrency }),
       ...(shard.count > 1 && { shard }),
       ...(earlier !== undefined && { position: earlier.position, counts: earlier.counts }),
       onPosition: (position, counts) => checkpoint?.note({ startedAt, position, counts, unopened: list.byCode }),
