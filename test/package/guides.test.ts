@@ -9,7 +9,14 @@ const pages = ["README.md", ...readdirSync(join(root, "docs")).map((name) => `do
   name.endsWith(".md"),
 );
 /** Guides that would teach nothing without code. */
-const WITH_CODE = ["README.md", "docs/aws-kms.md", "docs/errors.md", "docs/getting-started.md", "docs/keys.md"];
+const WITH_CODE = [
+  "README.md",
+  "docs/aws-kms.md",
+  "docs/errors.md",
+  "docs/getting-started.md",
+  "docs/keys.md",
+  "docs/rotation.md",
+];
 /** Other names of fences under which code could hide from this test. */
 const ALIASES = /^(?:typescript|[cm]ts|tsx|javascript|[cm]?js|jsx)$/i;
 
