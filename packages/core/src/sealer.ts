@@ -178,18 +178,24 @@ export class Sealer {
    */
   async reseal(bytes: Uint8Array, storedId: string, options: OpenOptions = {}): Promise<Uint8Array> {
     const envelope = this.#parse(bytes);
-    const warm = this.#ring.byIdIfWarm(envelope.keyId);
-    const plaintext =
-      warm === undefined
-        ? await this.#withKeyOf(envelope, (dataKey) => this.#decrypt(dataKey, envelope, storedId, options))
-        : this.#decrypt(warm, envelope, storedId, options);
+    const plaintext = await this.#withKeyOf(envelope, (old) => this.#decrypt(old, envelope, storedId, options));
     try {
       const dataKey = this.#ring.currentIfWarm() ?? (await this.#ring.current());
-      const frame = this.#frame(dataKey, storedId, envelope.notAfter, options.sessionId);
-      if (plaintext.length > frame.maxBytes) {
-        throw new UnsupportedValueError("VALUE_TOO_LARGE", "", "the envelope would be longer than maxEnvelopeBytes");
-      }
-      return this.#encrypt(dataKey, plaintext, frame);
+      return this.#sealPlaintext(dataKey, plaintext, storedId, envelope.notAfter, options.sessionId);
+    } finally {
+      plaintext.fill(0);
+    }
+  }
+
+  /** As {@link Sealer.reseal}, without waiting. @throws SealedSessionError `KEY_UNAVAILABLE` also when a key is not warm. */
+  resealSync(bytes: Uint8Array, storedId: string, options: OpenOptions = {}): Uint8Array {
+    const envelope = this.#parse(bytes);
+    const old = this.#ring.byIdIfWarm(envelope.keyId);
+    const dataKey = this.#ring.currentIfWarm();
+    if (old === undefined || dataKey === undefined) throw notWarm();
+    const plaintext = this.#decrypt(old, envelope, storedId, options);
+    try {
+      return this.#sealPlaintext(dataKey, plaintext, storedId, envelope.notAfter, options.sessionId);
     } finally {
       plaintext.fill(0);
     }
@@ -199,6 +205,20 @@ export class Sealer {
   reseed(): void {
     this.#nonces.reset();
     this.#ring.reseed();
+  }
+
+  #sealPlaintext(
+    dataKey: DataKey,
+    plaintext: Uint8Array,
+    storedId: string,
+    notAfter: number | undefined,
+    clientId: string | undefined,
+  ): Uint8Array {
+    const frame = this.#frame(dataKey, storedId, notAfter, clientId);
+    if (plaintext.length > frame.maxBytes) {
+      throw new UnsupportedValueError("VALUE_TOO_LARGE", "", "the envelope would be longer than maxEnvelopeBytes");
+    }
+    return this.#encrypt(dataKey, plaintext, frame);
   }
 
   #sealUnder(dataKey: DataKey, value: unknown, storedId: string, options: SealOptions): Uint8Array {

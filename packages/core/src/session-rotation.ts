@@ -130,7 +130,7 @@ export async function rotateSessions(options: RotateSessionsOptions): Promise<Ro
   const { ring, store, position, onPosition, signal } = options;
   requireMethods("ring", ring, "ready", "current", "currentIfWarm", "status");
   requireMethods("store", store, "walk", "estimate");
-  requireMethods("sealer", options.sealer, "reseal");
+  requireMethods("sealer", options.sealer, "reseal", "resealSync");
   requireInteger("concurrency", options.concurrency ?? DEFAULT_CONCURRENCY, 1, MAX_CONCURRENCY);
   requireInteger("olderThanMs", options.olderThanMs ?? 0, 0, Number.MAX_SAFE_INTEGER);
   const { index, count } = options.shard ?? { index: 1, count: 1 };
@@ -260,20 +260,35 @@ class Run {
     const unopened: [storedId: string, code: ErrorCode | undefined][] = [];
     const found = await page.get(storedIds);
     let bytes = 0;
-    const resealOne = async (storedId: string, index: number) => {
+    const noteFailure = (storedId: string, error: unknown) => {
+      if (this.#isUnopened(error, counts)) unopened.push([storedId, codeOf(error)]);
+    };
+    const waiting: Promise<unknown>[] = [];
+    for (let index = 0; index < storedIds.length; index++) {
+      const storedId = storedIds[index] as string;
       const expected = found[index];
-      bytes += expected?.length ?? 0;
       const keyId = this.#isDue(expected, counts, isCurrent);
-      if (expected === undefined || keyId === undefined) return;
+      if (expected === undefined || keyId === undefined) continue;
+      bytes += expected.length;
       counts.byKey[keyId] = (counts.byKey[keyId] ?? 0) + 1;
       try {
-        changes.push({ storedId, expected, envelope: await sealer.reseal(expected, storedId) });
+        changes.push({ storedId, expected, envelope: sealer.resealSync(expected, storedId) });
       } catch (error) {
-        if (this.#isUnopened(error, counts)) unopened.push([storedId, codeOf(error)]);
+        if (!hasCode(error, "KEY_UNAVAILABLE")) {
+          noteFailure(storedId, error);
+          continue;
+        }
+        const resealed = sealer.reseal(expected, storedId);
+        waiting.push(
+          resealed.then(
+            (envelope) => changes.push({ storedId, expected, envelope }),
+            (reason: unknown) => noteFailure(storedId, reason),
+          ),
+        );
       }
-    };
+    }
     // All at once: those whose keys this process does not know wait together for the ring to be read.
-    await Promise.all(storedIds.map(resealOne));
+    await Promise.all(waiting);
     this.#bytesEach = Math.max(1, bytes / storedIds.length);
     const made = dryRun || changes.length === 0 ? changes.map(() => true) : await page.change(changes);
     counts.resealed = made.filter(Boolean).length;
