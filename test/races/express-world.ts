@@ -58,7 +58,7 @@ export class Process {
 
   /** The beginning of a request with a session's cookie. @returns `undefined` when there is no such session. */
   async load(sessionId: string): Promise<FakeRequest | undefined> {
-    const data = await called<SessionData | null>((done) => this.#store.get(sessionId, done as Done<never>));
+    const data = await called<(Content & SessionData) | null>((done) => this.#store.get(sessionId, done));
     if (!data) return undefined;
     const request = { sessionID: sessionId, sessionStore: this.#store } as FakeRequest;
     request.session = this.#store.createSession(request as never, data) as unknown as FakeRequest["session"];

@@ -4,29 +4,19 @@
  */
 import { setImmediate as turn } from "node:timers/promises";
 import type { EnvelopeStore } from "@sealed-session/core";
-
-/** Numbers from 0 to below 1 that a seed determines (mulberry32). */
-export function randomOf(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let bits = Math.imul(state ^ (state >>> 15), state | 1);
-    bits ^= bits + Math.imul(bits ^ (bits >>> 7), bits | 61);
-    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
+import type { SeededRandom } from "../fleet/chaos-random.js";
 
 /** Turns of the event loop without a call of the store after which the actors are taken to wait for something that never comes. */
 const PATIENCE = 1000;
 
 /** One order of events. */
 export class Interleaving {
-  readonly #random: () => number;
+  readonly #random: SeededRandom;
   readonly #waiting: (() => void)[] = [];
   /** Counts what was let through: the time of this order. */
   now = 0;
 
-  constructor(random: () => number) {
+  constructor(random: SeededRandom) {
     this.#random = random;
   }
 
@@ -49,7 +39,7 @@ export class Interleaving {
     // Whoever fails is told of at the end, when all have ended.
     const ended = Promise.allSettled(running);
     for (let idle = 0; left > 0; ) {
-      const chosen = this.#waiting.splice(Math.floor(this.#random() * this.#waiting.length), 1)[0];
+      const chosen = this.#waiting.splice(this.#random.between(0, this.#waiting.length - 1), 1)[0];
       if (chosen !== undefined) {
         this.now++;
         chosen();

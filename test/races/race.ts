@@ -2,8 +2,9 @@
  * One race: requests of several processes at a few sessions, in an order that a seed determines, and what may be left afterwards.
  */
 import { hasCode } from "@sealed-session/core";
+import { SeededRandom } from "../fleet/chaos-random.js";
 import type { World } from "./express-world.js";
-import { Interleaving, randomOf } from "./interleaving.js";
+import { Interleaving } from "./interleaving.js";
 
 /** A save: its token is in the content that it wrote. */
 interface Save {
@@ -38,13 +39,13 @@ const MOST_REQUESTS = 6;
 
 /** Runs one race. @param begin - Makes the order known to the world's store. */
 export async function race(world: World, seed: number, begin: (order: Interleaving) => void): Promise<Outcome> {
-  const random = randomOf(seed);
+  const random = new SeededRandom(`race ${seed}`);
   const order = new Interleaving(random);
   const faults: string[] = [];
   const work: Record<Work, number> = { visit: 0, save: 0, logout: 0, regenerate: 0, rotate: 0 };
   const lines: Line[] = [];
   let tokens = 0;
-  const pick = <T>(items: readonly T[]): T => items[Math.floor(random() * items.length)] as T;
+  const pick = <T>(items: readonly T[]): T => random.pick(items) as T;
 
   /** Saves, and knows of it. */
   const save = async (line: Line, run: () => Promise<void>, token: string) => {
@@ -102,7 +103,7 @@ export async function race(world: World, seed: number, begin: (order: Interleavi
     },
   };
 
-  const begun = new Interleaving(() => 0);
+  const begun = new Interleaving(random);
   begin(begun);
   await begun.run(Array.from({ length: LINES }, () => async () => void (await login())));
   for (const line of lines) {
@@ -110,7 +111,7 @@ export async function race(world: World, seed: number, begin: (order: Interleavi
     line.saves[0] = { token: (line.saves[0] as Save).token, from: -1, to: -1 };
   }
   const kinds = Object.keys(acts) as Work[];
-  const requests = Array.from({ length: 2 + Math.floor(random() * (MOST_REQUESTS - 1)) }, () => {
+  const requests = Array.from({ length: random.between(2, MOST_REQUESTS) }, () => {
     const kind = pick(kinds);
     const line = pick(lines);
     work[kind]++;
