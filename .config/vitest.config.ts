@@ -4,7 +4,7 @@ import { defineConfig } from "vitest/config";
 const root = fileURLToPath(new URL("..", import.meta.url));
 
 /** The same tests of core run once on each cryptographic backend. */
-const core = (backend: "node" | "portable") => ({
+const core = (backend: "native" | "node" | "portable") => ({
   test: {
     name: `core (${backend})`,
     root: `${root}packages/core`,
@@ -15,6 +15,15 @@ const core = (backend: "node" | "portable") => ({
   },
 });
 
+/** The backend that programs get on Node, with the addon demanded. */
+const coreNative = {
+  test: {
+    ...core("native").test,
+    env: { SEALED_SESSION_BACKEND: "native", SEALED_SESSION_NATIVE: "require" },
+    alias: { "#backend": `${root}packages/core/src/backend/auto.ts` },
+  },
+};
+
 export default defineConfig({
   root,
   test: {
@@ -22,8 +31,16 @@ export default defineConfig({
     projects: [
       core("node"),
       core("portable"),
+      coreNative,
+      {
+        test: { name: "fastify", root: `${root}packages/fastify`, include: ["test/**/*.test.ts"], testTimeout: 60_000 },
+      },
       { test: { name: "redis", root: `${root}packages/redis`, include: ["test/**/*.test.ts"] } },
+      {
+        test: { name: "native", root: `${root}packages/native`, include: ["test/**/*.test.ts"], testTimeout: 120_000 },
+      },
       { test: { name: "cli", root: `${root}packages/cli`, include: ["test/**/*.test.ts"] } },
+      { test: { name: "express", root: `${root}packages/express`, include: ["test/**/*.test.ts"] } },
       {
         test: {
           name: "test",

@@ -1,0 +1,106 @@
+/**
+ * An auth service on Express 5: login, logout, "my devices" with "log out everywhere", health, graceful shutdown.
+ *
+ * Start: `npx pnpm@12 example:express`, then http://localhost:3000.
+ */
+import { once } from "node:events";
+import type { AddressInfo } from "node:net";
+import { expressStore } from "@sealed-session/express";
+import express, { type RequestHandler } from "express";
+import session, { type SessionData } from "express-session";
+import { deviceOf, type Login, rolesOf } from "./auth-site/login.js";
+import { devicesPage, errorPage, homePage, loginPage } from "./auth-site/pages.js";
+import { IDLE_SECONDS, onShutdown, openService } from "./auth-site/service.js";
+
+declare module "express-session" {
+  interface SessionData extends Partial<Login> {
+    visits?: number;
+  }
+}
+
+const service = await openService<SessionData>();
+const { sessions } = service;
+const { COOKIE_SECRET = "for development", PORT = "3000" } = process.env;
+
+const app = express();
+app.use(express.urlencoded({ extended: false }));
+// Before the sessions: it must answer while Redis does not.
+app.get("/health", async (_request, response) => {
+  const health = await service.health();
+  response.status(health.ok ? 200 : 503).json(health);
+});
+app.use(
+  session({
+    store: expressStore(sessions, { expiry: "idle" }),
+    secret: COOKIE_SECRET,
+    resave: false,
+    saveUninitialized: false,
+    rolling: true,
+    // Lax: a form on another site cannot post with this cookie.
+    cookie: { maxAge: 1000 * IDLE_SECONDS, httpOnly: true, sameSite: "lax", secure: "auto" },
+  }),
+);
+
+const loggedIn: RequestHandler = (request, response, next) => {
+  if (request.session.userId === undefined) response.redirect(303, "/login");
+  else next();
+};
+
+app.get("/login", (_request, response) => {
+  response.send(loginPage(false));
+});
+app.post("/login", async (request, response) => {
+  const { name, password } = request.body as Record<string, unknown>;
+  const roles = await rolesOf(name, password);
+  if (roles === undefined) {
+    response.status(401).send(loginPage(true));
+    return;
+  }
+  // Another id than before the login: whoever knew that one knows nothing (session fixation).
+  await new Promise<void>((resolve, reject) =>
+    request.session.regenerate((error) => (error ? reject(error) : resolve())),
+  );
+  const device = deviceOf(request.get("user-agent"), request.ip);
+  Object.assign(request.session, { userId: String(name), roles, device, visits: 0 });
+  response.redirect(303, "/");
+});
+app.get("/", loggedIn, (request, response) => {
+  request.session.visits = (request.session.visits ?? 0) + 1;
+  response.send(homePage(request.session as Login, request.session.visits));
+});
+app.post("/logout", (request, response, next) => {
+  request.session.destroy((error) => (error ? next(error) : response.redirect(303, "/login")));
+});
+
+app.get("/devices", loggedIn, async (request, response) => {
+  response.send(devicesPage(await sessions.listFor(request.session.userId as string, { current: request.sessionID })));
+});
+app.post("/devices/end", loggedIn, async (request, response) => {
+  await sessions.destroyFor(request.session.userId as string, String(request.body.handle));
+  response.redirect(303, "/devices");
+});
+app.post("/devices/end-others", loggedIn, async (request, response) => {
+  await sessions.destroyAllFor(request.session.userId as string, { except: request.sessionID });
+  response.redirect(303, "/devices");
+});
+app.post("/devices/end-all", loggedIn, async (request, response) => {
+  await sessions.destroyAllFor(request.session.userId as string);
+  response.redirect(303, "/login");
+});
+
+// An outage is not a logout: the cookie stays, and the next request may succeed.
+const failed: express.ErrorRequestHandler = (error, _request, response, _next) => {
+  console.error(error);
+  response.status(503).send(errorPage());
+};
+app.use(failed);
+
+const server = app.listen(Number(PORT));
+await once(server, "listening");
+console.log(`An auth service on Express: http://localhost:${(server.address() as AddressInfo).port}`);
+onShutdown(async () => {
+  server.close();
+  server.closeIdleConnections();
+  await once(server, "close");
+  await service.close();
+});
