@@ -20,7 +20,7 @@ const service = await openService<Session>();
 const { sessions } = service;
 const { COOKIE_SECRET = "for development, and long enough", PORT = "3000" } = process.env;
 
-const app = fastify();
+const app = fastify({ keepAliveTimeout: 5000 });
 await app.register(formbody);
 // Outside of the sessions: it must answer while Redis does not.
 app.get("/health", async (_request, reply) => {
