@@ -35,7 +35,7 @@ async function runProgram(file: string, args: readonly string[]): Promise<string
 
 describe("the packages as they are published", () => {
   it("are loaded by import and by require()", async () => {
-    const names = ["core", "core/testing", "aws-kms", "redis"].map((name) => `@sealed-session/${name}`);
+    const names = ["core", "core/testing", "aws-kms", "redis", "express", "fastify"].map((name) => `@sealed-session/${name}`);
     for (const name of names) {
       const file = join(folder, "load.cjs");
       writeFileSync(
