@@ -15,6 +15,7 @@ const WITH_CODE = [
   "docs/errors.md",
   "docs/getting-started.md",
   "docs/keys.md",
+  "docs/principals.md",
   "docs/rotation.md",
 ];
 /** Other names of fences under which code could hide from this test. */

@@ -64,8 +64,15 @@ const INFO_SEAL = utf8("sealed-session/v1/seal");
 const INFO_INDEX = utf8("sealed-session/v1/index");
 const INFO_CLIENT = utf8("sealed-session/v1/client");
 
+/**
+ * What the data keys of a ring are for: `sealing` makes envelopes, `index` the blind names of principals (format 1.4). A data key never does both.
+ */
+export type KeyPurpose = "sealing" | "index";
+
 /** How a {@link DataKey} behaves; the defaults are the format's. */
 export interface DataKeyOptions {
+  /** What it is for: nothing else is derived from it. @defaultValue "sealing" */
+  readonly purpose?: KeyPurpose;
   /** Source of senders. */
   readonly random: RandomFill;
   /** Senders of other processes whose AES key is kept for opening. @defaultValue 1024 */
@@ -94,7 +101,9 @@ export class DataKey {
   /** The key's commitment, 32 bytes: what its {@link KeyRecord} holds. */
   readonly commitment: Uint8Array;
 
-  readonly #sealingKey: SecretKey;
+  readonly #purpose: KeyPurpose;
+  /** The sealing key, or the index key of a ring for that. */
+  readonly #derived: SecretKey;
   readonly #random: RandomFill;
   readonly #maxSenders: number;
   readonly #maxMessages: number;
@@ -115,8 +124,11 @@ export class DataKey {
     this.commitment = commitment;
     this.keyIdBytes = commitment.slice(0, KEY_ID_BYTES);
     this.keyId = base64url(this.keyIdBytes);
-    this.#sealingKey = backend.importKey(sealingKey);
+    this.#purpose = options.purpose ?? "sealing";
+    const derived = this.#purpose === "index" ? deriveIndexKey(bytes) : sealingKey;
+    this.#derived = backend.importKey(derived);
     sealingKey.fill(0);
+    derived.fill(0);
     this.#random = options.random;
     this.#maxSenders = options.maxSenders ?? DEFAULT_MAX_SENDERS;
     this.#maxMessages = options.maxMessagesPerSender ?? MAX_MESSAGES_PER_SENDER;
@@ -185,10 +197,21 @@ export class DataKey {
     return key;
   }
 
+  /**
+   * The index key of a data key of an index ring.
+   *
+   * @returns What the data key owns and wipes.
+   * @throws TypeError when the ring seals; SealedSessionError `KEY_UNAVAILABLE` once the key is wiped.
+   * @internal
+   */
+  indexKey(): SecretKey {
+    return this.#key("index");
+  }
+
   /** Forgets everything; the key cannot be used afterwards. */
   wipe(): void {
     this.#wiped = true;
-    this.#sealingKey.wipe();
+    this.#derived.wipe();
     this.reseed();
     for (const generation of [this.#young, this.#old]) {
       for (const key of generation.values()) key.wipe();
@@ -196,9 +219,10 @@ export class DataKey {
     }
   }
 
-  #key(): SecretKey {
+  #key(purpose: KeyPurpose = "sealing"): SecretKey {
+    if (this.#purpose !== purpose) throw wrongPurpose(this.#purpose);
     if (this.#wiped) throw new SealedSessionError("KEY_UNAVAILABLE", "the data key is no longer held by this process");
-    return this.#sealingKey;
+    return this.#derived;
   }
 
   #drawSender(): Uint8Array {
@@ -239,6 +263,15 @@ export function deriveIndexKey(dataKey: Uint8Array): Uint8Array {
   const indexKey = backend.hkdfSha256(key, NO_SALT, INFO_INDEX, KEY_BYTES);
   key.wipe();
   return indexKey;
+}
+
+/** @returns The error for a ring that is used for what it is not for. */
+export function wrongPurpose(purpose: KeyPurpose): TypeError {
+  return new TypeError(
+    purpose === "index"
+      ? "an index ring seals nothing"
+      : 'an index needs a ring of its own, whose name begins with "index:"',
+  );
 }
 
 /** @returns The key id of a record in base64url. */

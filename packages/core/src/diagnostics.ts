@@ -75,6 +75,12 @@ export type DiagnosticEvent =
   | { readonly type: "plaintext-refused"; readonly ring: string; readonly code: ErrorCode | undefined }
   /** Bytes that are no envelope of ours under this id: altered, moved, or sealed under a key that the ring does not know. */
   | { readonly type: "envelope-rejected" }
+  /** A save was left out: the session had ended since it was read. */
+  | { readonly type: "session-save-ignored" }
+  /** What is no longer true could not be taken out of the principal index now. It opens nothing, and is removed when it is seen. */
+  | { readonly type: "principal-index-failed"; readonly ring: string; readonly code: ErrorCode | undefined }
+  /** A login was undone: while it was under way, its principal was logged out everywhere. */
+  | { readonly type: "login-overtaken"; readonly ring: string }
   /** A place of a ring that has several failed; `home` is its index. The ring goes on with the others. */
   | {
       readonly type: "key-ring-home-failed";

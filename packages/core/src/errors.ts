@@ -30,6 +30,7 @@ export type ErrorCode =
   | "KMS_UNREACHABLE"
   | "STORE_UNAVAILABLE"
   | "STORE_CONFLICT"
+  | "LOGIN_OVERTAKEN"
   // The value or the call is wrong.
   | "VALUE_UNSUPPORTED"
   | "VALUE_CYCLIC"

@@ -10,11 +10,12 @@ export {
   type BulkEnvelopeStore,
   type EnvelopeChange,
   type EnvelopePage,
+  IDENTITY_BYTES,
   type WalkOptions,
   type WalkPosition,
 } from "./bulk-store.js";
 export { type CodecLimits, type DecodeOptions, decode, encode } from "./codec.js";
-export { type DataKey, type KeyRecord, RecordState, type WrappedKey } from "./data-key.js";
+export { type DataKey, type KeyPurpose, type KeyRecord, RecordState, type WrappedKey } from "./data-key.js";
 export { DIAGNOSTICS_CHANNEL, type DiagnosticEvent } from "./diagnostics.js";
 export { type Envelope, type EnvelopeHeader, parseEnvelope } from "./envelope.js";
 export {
@@ -54,6 +55,7 @@ export {
 } from "./key-ring-store.js";
 export type { EncryptionContext, GeneratedDataKey, Kms, KmsCallOptions } from "./kms.js";
 export { type LocalKmsOptions, localKms } from "./local-kms.js";
+export { type MemoryPrincipalIndexOptions, memoryPrincipalIndex } from "./memory-principal-index.js";
 export { type MemoryStoreOptions, memoryStore } from "./memory-store.js";
 export { type MirroredKeyRingStoreOptions, mirroredKeyRingStore } from "./mirrored-key-ring-store.js";
 export {
@@ -69,6 +71,8 @@ export {
   sealPlaintextSessions,
 } from "./plaintext-sealing.js";
 export type { BulkPlaintextSource, PlaintextRemoval, PlaintextSession, PlaintextSource } from "./plaintext-source.js";
+export type { PrincipalIndexOptions, PrincipalSession } from "./principal-index.js";
+export type { AddMemberOptions, IndexMember, MemberToRemove, PrincipalIndexStore } from "./principal-index-store.js";
 export type { KeyState } from "./ring-records.js";
 export type { Schedule } from "./schedule.js";
 export { type OpenOptions, Sealer, type SealerOptions, type SealOptions } from "./sealer.js";
@@ -82,8 +86,10 @@ export {
   type Shard,
 } from "./session-rotation.js";
 export {
+  type DestroyAllForOptions,
   type GetSessionOptions,
   type LifeOptions,
+  type ListForOptions,
   SessionStore,
   type SessionStoreOptions,
   type SetSessionOptions,

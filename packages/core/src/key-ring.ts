@@ -10,7 +10,16 @@ import type { RandomFill } from "./aead.js";
 import { requireInteger, requireMethods, requireUtf8 } from "./argument.js";
 import { base64url, equal, latin1 } from "./bytes.js";
 import { chooseCurrent, endsOfSealing } from "./current-key.js";
-import { type DataKey, encodeRecord, type KeyRecord, keyIdOf, MAX_KMS_NAME_BYTES, RecordState } from "./data-key.js";
+import {
+  type DataKey,
+  encodeRecord,
+  type KeyPurpose,
+  type KeyRecord,
+  keyIdOf,
+  MAX_KMS_NAME_BYTES,
+  RecordState,
+  wrongPurpose,
+} from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { KEY_ID_BYTES } from "./envelope.js";
 import { codeOf, rejected, SealedSessionError } from "./errors.js";
@@ -27,6 +36,8 @@ const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
 const DAY_MS = 24 * HOUR_MS;
 const MAX_RING_NAME_BYTES = 128;
+/** Begins the name of a ring for an index. The KMS authenticates the name: no process can take such a key for one that seals, or the other way. */
+const INDEX_RING_PREFIX = "index:";
 const MAX_UNKNOWN_IDS = 1024;
 const NEVER = Number.NEGATIVE_INFINITY;
 /** Refresh intervals after which a process whose timers did not run asks the ring before it goes on. */
@@ -46,7 +57,10 @@ const UNCOUNTED = {};
 
 /** Options of {@link KeyRing}. Times are in milliseconds. */
 export interface KeyRingOptions {
-  /** Name of the ring, 1 to 128 bytes of UTF-8 without braces. It is bound into every wrapped key: a record of another ring does not open. */
+  /**
+   * Name of the ring, 1 to 128 bytes of UTF-8 without braces. It is bound into every wrapped key: a record of another ring does not open. A ring whose
+   * name begins with `index:` is one for an index of principals, and seals nothing.
+   */
   readonly name: string;
   /** The KMS, or up to eight in the order of preference: every data key is wrapped under all, and opened by the first that answers. */
   readonly kms: Kms | readonly Kms[];
@@ -124,6 +138,8 @@ export interface KeyRingOptions {
 
 /** What is sealed under a ring's keys somewhere, so that the ring knows when a key is no longer needed. */
 export interface Population {
+  /** What the keys do for it; a ring does only one of the two. @defaultValue "sealing" */
+  readonly purpose?: KeyPurpose;
   /** The longest time that one of them lives without being written or touched, in milliseconds. */
   readonly maxTtlMs: number;
   /**
@@ -186,6 +202,8 @@ export interface KeyStatus {
 export class KeyRing {
   /** The ring's name. */
   readonly name: string;
+  /** What its keys are for: `index` where the name begins with `index:`. */
+  readonly purpose: KeyPurpose;
   /** Source of random bytes of everything that seals with this ring. */
   readonly random: RandomFill;
   /** The clock of everything that seals with this ring. */
@@ -233,6 +251,7 @@ export class KeyRing {
   constructor(options: KeyRingOptions) {
     this.name = requireUtf8("name", options.name, 1, MAX_RING_NAME_BYTES);
     if (/[{}]/.test(this.name)) throw new RangeError("name must not hold braces");
+    this.purpose = this.name.startsWith(INDEX_RING_PREFIX) ? "index" : "sealing";
     const store = requireMethods("store", options.store, "read", "write", "now");
     const interval = (
       field: keyof KeyRingOptions,
@@ -276,7 +295,7 @@ export class KeyRing {
       timeoutMs,
       clock,
       schedule,
-      dataKeys: { random: this.random, maxSenders },
+      dataKeys: { random: this.random, maxSenders, purpose: this.purpose },
     });
     this.#records = new RingRecords(name, this.#kms, {
       clock,
@@ -285,6 +304,7 @@ export class KeyRing {
       outageLimitMs: outage,
       revoked: requireKeyIds(options.revokedKeyIds ?? []),
       droppedKms: requireDropped(options.droppedKms ?? [], this.#kms),
+      opensRevoked: this.purpose === "index",
     });
     const records = this.#records;
     this.#reader = new RingReader({
@@ -429,6 +449,37 @@ export class KeyRing {
   }
 
   /**
+   * Finds all keys of an index ring under which something may have been written: those that are not retired, the newest first.
+   *
+   * @param options - `anew` reads the ring first: another process may just have begun to write under a key that this one has not met.
+   * @returns The keys; the ring owns them.
+   * @throws SealedSessionError `KEY_UNAVAILABLE` when one of them is not at hand: without it something would seem not to be there. `CLOSED`.
+   * @throws TypeError when this is a ring that seals.
+   * @internal
+   */
+  async indexKeys({ anew = false }: { readonly anew?: boolean } = {}): Promise<readonly DataKey[]> {
+    if (this.purpose !== "index") throw wrongPurpose(this.purpose);
+    this.#refuseClosed();
+    if (this.#isStale(this.clock())) await this.#catchUpOrReport();
+    if (anew || this.#reader.readAt === NEVER) {
+      await this.#whileClosing(this.#reader.refreshAnew()).finally(() => this.#arm());
+    }
+    this.#enforceOutageLimit(this.clock());
+    const keys: (readonly [activatesAt: number, dataKey: DataKey])[] = [];
+    for (const [keyId, entry] of this.#records.entries()) {
+      const { record, dataKey, verified, failure } = entry;
+      if (dataKey !== undefined) {
+        keys.push([record.activatesAt, dataKey]);
+      } else if (record.state !== RecordState.retired) {
+        // What every KMS refuses and this process never held is somebody's junk, and blocks nothing (format 5.3).
+        const mayBeKey = verified || this.#records.isPending(keyId, entry) || this.#records.isUntried(keyId, entry);
+        if (mayBeKey) throw this.#unavailable("a key under which principals are indexed is not at hand", failure);
+      }
+    }
+    return keys.sort(([a], [b]) => b - a).map(([, dataKey]) => dataKey);
+  }
+
+  /**
    * Opens a key record that travelled with an envelope (format 3.5). It never enters the ring.
    *
    * @returns A key that the caller wipes.
@@ -491,7 +542,8 @@ export class KeyRing {
   }
 
   /**
-   * Revokes a key: what it sealed counts as gone, here at once and in other processes at their next refresh. A key that seals is replaced first.
+   * Revokes a key: what it sealed counts as gone, here at once and in other processes at their next refresh. A key that seals is replaced first. A
+   * revoked key of an index ring names nothing new; what it named is found and removed as before.
    * Somebody who can write the ring can take a revocation back for processes that start later: list the id in `revokedKeyIds` as well.
    *
    * @param keyId - In base64url, as {@link KeyRing.status} shows it.
@@ -512,7 +564,7 @@ export class KeyRing {
    * copies of that lie (crypto-shredding). The ring does so by itself where `rotation` is automatic.
    *
    * A process that is cut off from the ring goes on with the key that it knows until the end of the sealing age, so an enabled key cannot retire
-   * before. One that was revoked can at once.
+   * before. One that was revoked can at once. A revoked key of an index ring is no exception: what it named must be found.
    *
    * @param keyId - In base64url, as {@link KeyRing.status} shows it.
    * @throws SealedSessionError `KEY_IN_USE` while the key may seal, something is sealed under it, or nothing is attached to the ring that could
@@ -521,10 +573,12 @@ export class KeyRing {
   async retire(keyId: string): Promise<void> {
     await this.#readFor(keyId);
     const entry = this.#records.get(keyId) as RingEntry;
-    const isEnabled = entry.record.state === RecordState.enabled;
+    const isIndex = this.purpose === "index";
+    const isNeeded = isIndex || entry.record.state === RecordState.enabled;
     const stopsAt = entry.record.activatesAt + this.#maxSealingAgeMs + LEAST_LEAD_INTERVALS * this.#refreshIntervalMs;
-    if (isEnabled && (await this.#publisher.now()) < stopsAt) {
-      throw new SealedSessionError("KEY_IN_USE", `ring ${this.name}: some process may still seal with this key`);
+    if (isNeeded && (await this.#publisher.now()) < stopsAt) {
+      const use = isIndex ? "name principals" : "seal";
+      throw new SealedSessionError("KEY_IN_USE", `ring ${this.name}: some process may still ${use} with this key`);
     }
     if (!this.#isCountable()) {
       throw new SealedSessionError(
@@ -533,8 +587,10 @@ export class KeyRing {
       );
     }
     const sessions = (await this.#countAll()).get(keyId) ?? 0;
-    if (sessions > 0)
-      throw new SealedSessionError("KEY_IN_USE", `ring ${this.name}: ${sessions} sessions are sealed under this key`);
+    if (sessions > 0) {
+      const use = isIndex ? "principals are indexed" : "sessions are sealed";
+      throw new SealedSessionError("KEY_IN_USE", `ring ${this.name}: ${sessions} ${use} under this key`);
+    }
     await this.#writeTombstone(keyId);
   }
 
@@ -552,7 +608,7 @@ export class KeyRing {
     await this.refresh();
     const results: RewrappedKey[] = [];
     for (const { keyId, state } of this.status()) {
-      if (state === "retired" || state === "revoked") continue;
+      if (state === "retired" || (state === "revoked" && this.purpose !== "index")) continue;
       results.push(await this.#rewrapOne(keyId, to, dropOld));
     }
     return results;
@@ -581,9 +637,11 @@ export class KeyRing {
    * Attaches what is sealed under this ring's keys, so that no key retires before its time. A {@link SessionStore} does so for itself.
    *
    * @param of - What it lies in: several populations of one store are walked over once.
+   * @throws TypeError when the ring is not for that.
    * @internal
    */
   attach(population: Population, of: object = UNCOUNTED): void {
+    if ((population.purpose ?? "sealing") !== this.purpose) throw wrongPurpose(this.purpose);
     const maxTtlMs = Math.max(population.maxTtlMs, this.#attached.get(of)?.maxTtlMs ?? 0);
     this.#attached.set(of, { ...population, maxTtlMs });
   }
@@ -648,6 +706,7 @@ export class KeyRing {
     const isHoping = elapsed(now, this.#hopingSince) < REFUSED_INTERVALS * this.#refreshIntervalMs;
     const hopeful = this.#records
       .entries()
+      .filter(([keyId, entry]) => !this.#records.isRevoked(keyId, entry))
       .filter(([keyId, entry]) => entry.dataKey !== undefined || (isHoping && this.#records.isPending(keyId, entry)))
       .map(([, entry]) => entry.record);
     const chosen = chooseCurrent(hopeful, now, { maxSealingAgeMs: this.#maxSealingAgeMs });
@@ -747,8 +806,8 @@ export class KeyRing {
 
   #newestUsable(): RingEntry | undefined {
     let newest: RingEntry | undefined;
-    for (const [, entry] of this.#records.entries()) {
-      if (entry.dataKey === undefined) continue;
+    for (const [keyId, entry] of this.#records.entries()) {
+      if (entry.dataKey === undefined || this.#records.isRevoked(keyId, entry)) continue;
       if (newest === undefined || entry.record.activatesAt > newest.record.activatesAt) newest = entry;
     }
     return newest;
@@ -761,8 +820,7 @@ export class KeyRing {
   async #retireWhenDue(): Promise<void> {
     if (!this.#isCountable()) return;
     const now = this.clock();
-    const longestTtlMs = Math.max(...[...this.#attached.values()].map(({ maxTtlMs }) => maxTtlMs));
-    const unusedAfterMs = this.#maxSealingAgeMs + longestTtlMs + this.#resealAfterMs + RETIREMENT_SLACK_MS;
+    const unusedAfterMs = this.#maxSealingAgeMs + this.#longestTtlMs + this.#resealAfterMs + RETIREMENT_SLACK_MS;
     // Not the newest, nor the one that seals, whatever a wrong clock says.
     const newest = this.#newestUsable();
     const isDone = ([keyId, entry]: [string, RingEntry]) =>
@@ -792,6 +850,10 @@ export class KeyRing {
       if (sessions === 0) await this.#writeTombstone(keyId);
       else report({ type: "key-retirement-refused", ring: this.name, keyId, sessions });
     }
+  }
+
+  get #longestTtlMs(): number {
+    return Math.max(0, ...[...this.#attached.values()].map(({ maxTtlMs }) => maxTtlMs));
   }
 
   #isCountable(): boolean {
@@ -853,7 +915,10 @@ export class KeyRing {
 
   #choose(now: number): void {
     if (this.#closed) return;
-    const entries = this.#records.entries().map(([, entry]) => entry);
+    const entries = this.#records
+      .entries()
+      .filter(([keyId, entry]) => !this.#records.isRevoked(keyId, entry))
+      .map(([, entry]) => entry);
     const usable = entries.filter((entry) => this.#reader.maySeal(entry));
     const policy = { maxSealingAgeMs: this.#maxSealingAgeMs };
     const record = chooseCurrent(

@@ -81,6 +81,8 @@ export interface RingRecordsOptions {
   readonly revoked: ReadonlySet<string>;
   /** Names of KMSs whose wraps are ignored. */
   readonly droppedKms: ReadonlySet<string>;
+  /** Revoked keys are opened as well: in an index ring they name nothing new, and what they named must be found (format 1.4). @defaultValue false */
+  readonly opensRevoked?: boolean;
 }
 
 /** The records of one ring in this process, by key id in base64url. */
@@ -185,7 +187,7 @@ export class RingRecords {
     const entry = this.#entries.get(keyId);
     if (entry === undefined || entry.record.state !== RecordState.enabled) return;
     entry.record = { ...entry.record, state: RecordState.revoked };
-    this.#drop(keyId, entry);
+    if (!this.#mayHold(entry.record.state)) this.#drop(keyId, entry);
   }
 
   /** Whether the store holds something under this id that is no record which this process could use. */
@@ -284,8 +286,13 @@ export class RingRecords {
 
   /** Whether a KMS that gave no answer may yet open this record. */
   isPending(keyId: string, { record, dataKey, failure, refusedAt }: RingEntry): boolean {
-    if (record.state !== RecordState.enabled || this.#options.revoked.has(keyId)) return false;
+    if (!this.#mayHold(record.state, keyId)) return false;
     return dataKey === undefined && failure !== undefined && refusedAt === undefined;
+  }
+
+  /** Whether a key is revoked, by its record or by configuration: it seals nothing, whether it is at hand or not. */
+  isRevoked(keyId: string, { record }: RingEntry): boolean {
+    return record.state === RecordState.revoked || this.#options.revoked.has(keyId);
   }
 
   /** Whether this record was not sent to the KMSs yet. */
@@ -301,9 +308,10 @@ export class RingRecords {
   }
 
   /** @returns Where a key stands, given the one that seals. */
-  stateOf(keyId: string, { record, dataKey, denied }: RingEntry, current: DataKey | undefined): KeyState {
+  stateOf(keyId: string, entry: RingEntry, current: DataKey | undefined): KeyState {
+    const { record, dataKey, denied } = entry;
     if (record.state === RecordState.retired) return "retired";
-    if (record.state === RecordState.revoked || this.#options.revoked.has(keyId)) return "revoked";
+    if (this.isRevoked(keyId, entry)) return "revoked";
     if (denied) return "denied";
     if (dataKey === undefined) return "unverified";
     if (dataKey === current) return "current";
@@ -321,7 +329,7 @@ export class RingRecords {
   #take(keyId: string, entry: RingEntry, { dataKey, kms }: UnwrapOutcome): void {
     if (dataKey === undefined) return;
     // Revoked while the KMS was asked, or opened by another run.
-    if (entry.record.state !== RecordState.enabled || entry.dataKey !== undefined) {
+    if (!this.#mayHold(entry.record.state) || entry.dataKey !== undefined) {
       dataKey.wipe();
       return;
     }
@@ -334,6 +342,12 @@ export class RingRecords {
     entry.refusedAt = undefined;
     this.#byBytes.set(latin1(dataKey.keyIdBytes, 0, KEY_ID_BYTES), dataKey);
     this.#wanted.delete(keyId);
+  }
+
+  /** Whether a key whose record has this state may be at hand. */
+  #mayHold(state: RecordState, keyId?: string): boolean {
+    if (this.#options.opensRevoked) return state !== RecordState.retired;
+    return state === RecordState.enabled && !(keyId !== undefined && this.#options.revoked.has(keyId));
   }
 
   #drop(keyId: string, entry: RingEntry): void {
@@ -370,12 +384,12 @@ export class RingRecords {
     if (isNew.length > 0) entry.confirmed = false;
     if (entry.verified) {
       for (const record of records) this.#mergeVerified(entry, record);
-    } else if (entry.record.state === RecordState.enabled) {
+    } else if (this.#mayHold(entry.record.state)) {
       entry.candidates = records;
       entry.record = { ...first, state: Math.max(...records.map(({ state }) => state)) as RecordState };
     }
     if (entry.dataKey === undefined) entry.refusedAt = undefined;
-    if (entry.record.state === RecordState.enabled) return true;
+    if (this.#mayHold(entry.record.state)) return true;
     if (entry.dataKey !== undefined) {
       const state = entry.record.state === RecordState.retired ? "retired" : "revoked";
       report({ type: "key-ended", ring: this.#ring, keyId, state });
@@ -460,7 +474,7 @@ export class RingRecords {
   #mayVerify(keyId: string, entry: RingEntry): boolean {
     const { record, dataKey, stranger, refusedAt, otherWraps } = entry;
     if (stranger !== undefined) return true;
-    if (record.state !== RecordState.enabled || this.#options.revoked.has(keyId)) return false;
+    if (!this.#mayHold(record.state, keyId)) return false;
     if (dataKey !== undefined) return [...otherWraps.values()].some(({ opens }) => opens === undefined);
     if (!(entry.verified ? [record] : entry.candidates).some((candidate) => this.#isOurs(candidate))) return false;
     const { clock, refusedRetryMs } = this.#options;

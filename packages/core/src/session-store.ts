@@ -10,16 +10,27 @@ import { type EnvelopeStore, type GetEnvelopeOptions, MAX_TTL_MS } from "./envel
 import { codeOf, hasCode, SealedSessionError, UnsupportedValueError } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
 import { type AdoptPlaintextOptions, PlaintextAdoption } from "./plaintext-adoption.js";
+import {
+  type Admission,
+  DRAFT_MS,
+  type Occupant,
+  PrincipalIndex,
+  type PrincipalIndexOptions,
+  type PrincipalSession,
+  requirePrincipal,
+} from "./principal-index.js";
 import { Sealer, type SealerOptions } from "./sealer.js";
 import { createSessionId, type StoredIdMode, storedIdOf } from "./session-id.js";
 
 const DEFAULT_IDLE_SECONDS = 86_400;
 const MAX_SECONDS = MAX_TTL_MS / 1000;
+/** How far the clocks of two processes may be apart when they meet in one session while its principal logs in. */
+const CLOCK_TOLERANCE_MS = 60_000;
 /** Each failed attempt means that another writer succeeded. */
 const UPDATE_ATTEMPTS = 16;
 
 /** Options of {@link SessionStore}. Times are in seconds, 1 to 315360000 (ten years of 365 days). */
-export interface SessionStoreOptions extends Omit<SealerOptions, "counted"> {
+export interface SessionStoreOptions<T = unknown> extends Omit<SealerOptions, "counted"> {
   /** The keys. */
   readonly ring: KeyRing;
   /** Where the envelopes lie. */
@@ -40,6 +51,24 @@ export interface SessionStoreOptions extends Omit<SealerOptions, "counted"> {
    * @defaultValue none
    */
   readonly adopt?: AdoptPlaintextOptions;
+  /**
+   * Tells to whom a session belongs, such as its user id: 1 to 1024 bytes of UTF-8, or `undefined` while nobody is logged in. With it sessions can be
+   * listed and ended by principal. It is called for each session that is read or written, and must not change it. Needs `principalIndex` and
+   * `absoluteSeconds`: an entry of the index ends with the absolute life of its session, and no read has to renew it.
+   *
+   * @defaultValue none
+   */
+  readonly principal?: (session: T) => string | undefined;
+  /** Where the index of principals lies. It holds no principal, only names that tell nothing without the index key. @defaultValue none */
+  readonly principalIndex?: PrincipalIndexOptions;
+  /**
+   * What {@link SessionStore.listFor} tells of a session, such as the browser and the town: taken at the login, and kept sealed, about 8000 bytes at most.
+   *
+   * @defaultValue nothing
+   */
+  readonly device?: (session: T) => unknown;
+  /** Most living sessions of one principal, 1 to 10000: when one more logs in, the one whose login is longest ago is ended. @defaultValue no limit */
+  readonly maxPerPrincipal?: number;
 }
 
 /** How long a session lives that is written or touched now. */
@@ -68,13 +97,46 @@ export interface TouchSessionOptions extends LifeOptions {
   readonly origin?: object | undefined;
 }
 
+/** Options of {@link SessionStore.listFor}. */
+export interface ListForOptions {
+  /** The session id of whoever asks: its session is marked as `current`. @defaultValue none */
+  readonly current?: string | undefined;
+}
+
+/** Options of {@link SessionStore.destroyAllFor}. */
+export interface DestroyAllForOptions {
+  /** The session id of a session that goes on, such as the one in which a password was changed. @defaultValue none */
+  readonly except?: string | undefined;
+}
+
 /** Where a session object came from. */
 interface Origin {
   readonly storedId: string;
+  /** Whose it was then: it has been noted in the index. */
+  readonly principal: string | undefined;
   readonly notAfterMs: number | undefined;
   readonly keyId: Uint8Array;
   readonly envelope: Uint8Array;
 }
+
+/** A session as it is to be written. */
+interface Version<T> {
+  readonly storedId: string;
+  readonly sessionId: string;
+  readonly session: T;
+  /** The end of its absolute life. */
+  readonly notAfterMs: number | undefined;
+  /** Without it the session keeps the time to live that it has. */
+  readonly ttlMs: number | undefined;
+  /** When the principal had logged in, where that is not now. */
+  readonly loggedInAt?: number | undefined;
+  /** The stored id whose session goes on under this one. */
+  readonly replaces?: string | undefined;
+}
+
+/** Writes an envelope. @returns `false` when the condition did not hold under which it is written. */
+type Write = (envelope: Uint8Array, life: Life | undefined) => Promise<boolean>;
+type Life = { readonly ttlMs: number };
 
 /**
  * Keeps sessions of type `T`.
@@ -87,17 +149,23 @@ export class SessionStore<T = unknown> {
   readonly #store: EnvelopeStore;
   readonly #ring: KeyRing;
   readonly #sealer: Sealer;
+  /** The idle time-out, in seconds. */
+  readonly idleSeconds: number;
   readonly #maxEnvelopeBytes: number | undefined;
   readonly #idleMs: number;
   readonly #absoluteMs: number | undefined;
   readonly #sliding: boolean;
   readonly #storedIds: StoredIdMode;
+  readonly #clientBound: boolean;
   readonly #adopt: AdoptPlaintextOptions | undefined;
   readonly #adoption: PlaintextAdoption | undefined;
   readonly #origins = new WeakMap<object, Origin>();
+  readonly #principal: ((session: T) => string | undefined) | undefined;
+  readonly #device: ((session: T) => unknown) | undefined;
+  readonly #index: PrincipalIndex | undefined;
 
   /** @throws TypeError or RangeError when an option is wrong. */
-  constructor(options: SessionStoreOptions) {
+  constructor(options: SessionStoreOptions<T>) {
     this.#store = requireMethods(
       "store",
       options.store,
@@ -112,7 +180,8 @@ export class SessionStore<T = unknown> {
     this.#sealer = new Sealer({ ...options, counted: true });
     this.#ring = options.ring;
     this.#maxEnvelopeBytes = options.maxEnvelopeBytes;
-    this.#idleMs = 1000 * requireInteger("idleSeconds", options.idleSeconds ?? DEFAULT_IDLE_SECONDS, 1, MAX_SECONDS);
+    this.idleSeconds = requireInteger("idleSeconds", options.idleSeconds ?? DEFAULT_IDLE_SECONDS, 1, MAX_SECONDS);
+    this.#idleMs = 1000 * this.idleSeconds;
     this.#absoluteMs =
       options.absoluteSeconds === undefined
         ? undefined
@@ -127,9 +196,13 @@ export class SessionStore<T = unknown> {
         "clientBound needs digest storedIds: with verbatim ones the store holds the client's secret",
       );
     }
+    this.#clientBound = options.clientBound ?? false;
     this.#adopt = options.adopt;
     this.#adoption = this.#adopt === undefined ? undefined : this.#adoptionOf(this.#adopt);
     this.#ring.attach({ maxTtlMs: this.#idleMs, count: () => this.countByKey() }, this.#store);
+    this.#principal = options.principal;
+    this.#device = options.device;
+    this.#index = this.#principalIndexOf(options);
   }
 
   /**
@@ -140,7 +213,7 @@ export class SessionStore<T = unknown> {
    * @param life - See {@link LifeOptions}.
    * @returns The session id, for the cookie.
    * @throws SealedSessionError `SESSION_EXISTS` when a session lives under this id, `SESSION_ID_INVALID`, `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`;
-   *   UnsupportedValueError.
+   *   `LOGIN_OVERTAKEN` when its principal was logged out everywhere meanwhile; UnsupportedValueError.
    */
   async create(session: T, ownId?: string, { ttlMs }: LifeOptions = {}): Promise<string> {
     const sessionId = ownId ?? createSessionId(this.#ring.random);
@@ -148,7 +221,7 @@ export class SessionStore<T = unknown> {
     // One that lives in clear under this id becomes an envelope, and so is in the way.
     if (ownId !== undefined && this.#isAdopting()) await this.#adoption?.adopt(sessionId, storedId);
     const notAfterMs = this.#endOfLife(undefined);
-    await this.#insert(storedId, sessionId, session, notAfterMs, this.#ttl(notAfterMs, ttlMs));
+    await this.#insert({ storedId, sessionId, session, notAfterMs, ttlMs: this.#ttl(notAfterMs, ttlMs) });
     return sessionId;
   }
 
@@ -178,9 +251,12 @@ export class SessionStore<T = unknown> {
    * An object that came from this store, changed or not, is written in one command. For any other one the session is read first, since the
    * end of its absolute life has to be kept.
    *
+   * A session that gets another principal by it is logged in, which takes four commands more.
+   *
    * @param options - See {@link SetSessionOptions}.
    * @returns `false` when there is no such session.
-   * @throws SealedSessionError `SESSION_ID_INVALID`, `STORE_CONFLICT`, `ENVELOPE_REJECTED`, `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`; UnsupportedValueError.
+   * @throws SealedSessionError `SESSION_ID_INVALID`, `STORE_CONFLICT`, `LOGIN_OVERTAKEN`, `ENVELOPE_REJECTED`, `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`;
+   *   UnsupportedValueError.
    * @throws TypeError when `ifUnchanged` is asked for an object that did not come from this store under this id.
    */
   async set(sessionId: string, session: T, options: SetSessionOptions = {}): Promise<boolean> {
@@ -196,14 +272,20 @@ export class SessionStore<T = unknown> {
       return (await this.#update(sessionId, () => session, options, origin)) !== undefined;
     }
     const notAfterMs = this.#endOfLife(origin.notAfterMs);
-    const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
-    const life = { ttlMs: this.#ttl(notAfterMs, ttlMs) };
-    const written = ifUnchanged
-      ? await this.#store.compareAndSet(storedId, origin.envelope, envelope, life)
-      : await this.#store.set(storedId, envelope, { ...life, condition: "present" });
-    if (written) this.#remember(session, storedId, envelope);
-    else if (ifUnchanged && (await this.#store.get(storedId)) !== undefined) throw changed();
-    return written;
+    // What was read as a principal's is in the index. It must not be put over what another request has made of it since: nobody's session, which has left the index.
+    const keepsPrincipal = origin.principal !== undefined && origin.principal === this.#principalOf(session);
+    const written = await this.#save(
+      { storedId, sessionId, session, notAfterMs, ttlMs: this.#ttl(notAfterMs, ttlMs) },
+      origin.principal,
+      (envelope, life) =>
+        ifUnchanged || keepsPrincipal
+          ? this.#store.compareAndSet(storedId, origin.envelope, envelope, life)
+          : this.#store.set(storedId, envelope, { ...(life as Life), condition: "present" }),
+    );
+    if (written) return true;
+    if (!ifUnchanged) return keepsPrincipal && (await this.#update(sessionId, () => session, options)) !== undefined;
+    if ((await this.#store.get(storedId)) !== undefined) throw changed();
+    return false;
   }
 
   /**
@@ -271,18 +353,26 @@ export class SessionStore<T = unknown> {
       const notAfterMs = this.#endOfLife(found.notAfterMs);
       const remainingMs = this.#sliding ? this.#idleMs : await this.#store.ttlMs(storedId);
       if (remainingMs === undefined) return undefined;
+      const before = this.#principalOf(found.session);
       const session = await change(found.session);
 
       const newId = createSessionId(this.#ring.random);
       const newStoredId = this.#requireStoredId(newId);
-      await this.#insert(
-        newStoredId,
-        newId,
+      const ttlMs = Math.max(1, Math.min(remainingMs, this.#ttl(notAfterMs)));
+      const after = this.#principalOf(session);
+      const noted = before === undefined ? undefined : await this.#index?.noted(before, storedId);
+      const goesOn = before !== undefined && before === after;
+      await this.#insert({
+        storedId: newStoredId,
+        sessionId: newId,
         session,
         notAfterMs,
-        Math.max(1, Math.min(remainingMs, this.#ttl(notAfterMs))),
-      );
+        ttlMs,
+        loggedInAt: goesOn ? noted?.loggedInAt : undefined,
+        replaces: goesOn ? storedId : undefined,
+      });
       if (await this.#store.destroy(storedId, { expected: bytes })) {
+        if (noted !== undefined) await this.#index?.forget(noted);
         // A plaintext that was left over would bring the old id back to life.
         await this.#destroyPlaintext(sessionId);
         return newId;
@@ -323,6 +413,47 @@ export class SessionStore<T = unknown> {
     return count;
   }
 
+  /**
+   * Lists the living sessions of a principal: "your devices". Also those that are bound to their clients. What the index holds of sessions that have ended
+   * is removed.
+   *
+   * @param principal - As the option `principal` returns it.
+   * @param options - See {@link ListForOptions}.
+   * @returns The sessions, the latest login first.
+   * @throws SealedSessionError `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`, `CLOSED`; TypeError without the option `principal`.
+   */
+  async listFor(principal: string, { current }: ListForOptions = {}): Promise<PrincipalSession[]> {
+    const index = this.#requireIndex();
+    return index.list(requirePrincipal(principal), current === undefined ? undefined : this.#storedId(current));
+  }
+
+  /**
+   * Ends all sessions of a principal: "log out everywhere". When it returns, no session opens whose login was complete before the call, and a login that was
+   * under way, whose session would have been missed, fails with `LOGIN_OVERTAKEN`.
+   *
+   * @param principal - As the option `principal` returns it.
+   * @param options - See {@link DestroyAllForOptions}.
+   * @returns How many sessions have ended.
+   * @throws SealedSessionError `KEY_UNAVAILABLE`, `STORE_UNAVAILABLE`, `CLOSED`: some may go on, and the call is to be made again; TypeError without the
+   *   option `principal`.
+   */
+  async destroyAllFor(principal: string, { except }: DestroyAllForOptions = {}): Promise<number> {
+    const index = this.#requireIndex();
+    return index.endAll(requirePrincipal(principal), except === undefined ? undefined : this.#storedId(except));
+  }
+
+  /**
+   * Ends one session of a principal: "log out that device".
+   *
+   * @param principal - As the option `principal` returns it; the handle of another principal's session names none.
+   * @param handle - As {@link SessionStore.listFor} returned it.
+   * @returns `false` when there is no such session.
+   * @throws SealedSessionError as {@link SessionStore.destroyAllFor}.
+   */
+  async destroyFor(principal: string, handle: string): Promise<boolean> {
+    return this.#requireIndex().endOne(requirePrincipal(principal), handle);
+  }
+
   /** Ends every session that lives throughout the call. @throws SealedSessionError `STORE_UNAVAILABLE`. */
   async clear(): Promise<void> {
     for await (const storedId of this.#store.scan()) await this.#store.destroy(storedId);
@@ -351,6 +482,7 @@ export class SessionStore<T = unknown> {
   /** To be called when the process image was copied or restored from a snapshot, before it seals again (format 2.4). */
   reseed(): void {
     this.#sealer.reseed();
+    this.#index?.reseed();
   }
 
   async #update(
@@ -365,28 +497,32 @@ export class SessionStore<T = unknown> {
       const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
       if (bytes === undefined || found === undefined) return undefined;
       if (ifUnchanged && origin !== undefined && !equal(bytes, origin.envelope)) throw changed();
+      const before = this.#principalOf(found.session);
       const session = await change(found.session);
       const notAfterMs = this.#endOfLife(found.notAfterMs);
-      const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
       const isTtlKnown = this.#sliding || ttlMs !== undefined;
-      const life = isTtlKnown ? { ttlMs: this.#ttl(notAfterMs, ttlMs) } : undefined;
-      if (await this.#store.compareAndSet(storedId, bytes, envelope, life)) {
-        this.#remember(session, storedId, envelope);
-        return session;
-      }
+      const written = await this.#save(
+        { storedId, sessionId, session, notAfterMs, ttlMs: isTtlKnown ? this.#ttl(notAfterMs, ttlMs) : undefined },
+        before,
+        (envelope, life) => this.#store.compareAndSet(storedId, bytes, envelope, life),
+      );
+      if (written) return session;
     }
     throw conflict();
   }
 
   async #setTtl(sessionId: string, storedId: string, ttlMs: number, origin: object | undefined): Promise<boolean> {
     const known = this.#originOf(origin);
-    if (known?.storedId === storedId) return this.#store.touch(storedId, this.#ttl(known.notAfterMs, ttlMs));
+    if (known?.storedId === storedId && !this.#mayBeDraft(known))
+      return this.#store.touch(storedId, this.#ttl(known.notAfterMs, ttlMs));
     if (this.#absoluteMs === undefined && !this.#isAdopting()) {
       return this.#store.touch(storedId, this.#ttl(undefined, ttlMs));
     }
     const bytes = await this.#read(storedId, sessionId);
     const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
-    return found !== undefined && this.#store.touch(storedId, this.#ttl(found.notAfterMs, ttlMs));
+    // The end of a draft must not become the time to live of the session that it is just becoming.
+    const notAfterMs = found === undefined || this.#mayBeDraft(found) ? undefined : found.notAfterMs;
+    return found !== undefined && this.#store.touch(storedId, this.#ttl(notAfterMs, ttlMs));
   }
 
   async #openOfAll(bytes: Uint8Array, storedId: string): Promise<{ session: T } | undefined> {
@@ -435,18 +571,174 @@ export class SessionStore<T = unknown> {
     });
   }
 
-  async #insert(
-    storedId: string,
-    sessionId: string,
-    session: T,
-    notAfterMs: number | undefined,
-    ttlMs: number,
-  ): Promise<void> {
-    const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
-    if (!(await this.#store.set(storedId, envelope, { ttlMs, condition: "absent" }))) {
-      throw new SealedSessionError("SESSION_EXISTS", "a session lives under this id already");
+  async #insert(version: Version<T>): Promise<void> {
+    const { storedId } = version;
+    const written = await this.#save(version, undefined, (envelope, life) =>
+      this.#store.set(storedId, envelope, { ...(life as Life), condition: "absent" }),
+    );
+    if (written) return;
+    throw new SealedSessionError("SESSION_EXISTS", "a session lives under this id already");
+  }
+
+  /**
+   * Writes a session.
+   *
+   * @param before - The principal of what it replaces.
+   * @param write - Is called with the envelope; without a time to live it keeps the one that is there.
+   */
+  async #save(version: Version<T>, before: string | undefined, write: Write): Promise<boolean> {
+    const { storedId, sessionId, session, notAfterMs } = version;
+    const principal = this.#principalOf(session);
+    const left = before === undefined || before === principal ? undefined : await this.#index?.noted(before, storedId);
+    let written: boolean;
+    if (this.#index !== undefined && principal !== undefined && principal !== before) {
+      written = await this.#login(this.#index, principal, version, write);
+    } else {
+      const envelope = await this.#seal(session, storedId, sessionId, notAfterMs);
+      written = await write(envelope, version.ttlMs === undefined ? undefined : { ttlMs: version.ttlMs });
+      if (written) this.#remember(session, storedId, envelope);
     }
-    this.#remember(session, storedId, envelope);
+    if (written && left !== undefined) await this.#index?.forget(left);
+    return written;
+  }
+
+  /**
+   * Writes a session in which a principal logs in. Index and session lie in different slots of the cluster, and nothing writes both at once, so: it is noted in
+   * the index; the session is written as a draft, which ends by itself after seconds; the index is asked whether nobody has logged the principal out
+   * everywhere meanwhile; and only then the session gets its life. Whoever logs out everywhere either finds it in the index, or comes first and has
+   * renewed the epoch. A process that dies in between leaves a draft.
+   *
+   * The draft's end is authenticated in the envelope. A time to live alone would not do: a request with the same session id may slide it.
+   */
+  async #login(index: PrincipalIndex, principal: string, version: Version<T>, write: Write): Promise<boolean> {
+    const { storedId, sessionId, session, loggedInAt, replaces } = version;
+    const notAfterMs = version.notAfterMs as number;
+    const ttlMs = version.ttlMs ?? (await this.#store.ttlMs(storedId));
+    if (ttlMs === undefined) return false;
+    // Whatever cannot be sealed is refused before anything is written.
+    const draftEndMs = Math.min(notAfterMs, Math.floor(this.#ring.clock()) + DRAFT_MS);
+    const draft = await this.#seal(session, storedId, sessionId, draftEndMs);
+    // What was read in a draft may be given a longer life by whoever wrote that; no session lives longer than this.
+    const latestEndMs = this.#endOfLife(undefined) as number;
+    const admission = await index.enter(principal, storedId, {
+      endsAt: this.#mayBeDraft({ notAfterMs }) ? latestEndMs : notAfterMs,
+      device: this.#device?.(session),
+      loggedInAt,
+    });
+    // The note stays: a session of the same principal that lives here already may rely on it.
+    if (!(await write(draft, { ttlMs: Math.min(ttlMs, DRAFT_MS) }))) return false;
+    try {
+      if (!(await index.holds(admission))) throw overtaken();
+      await index.enforceLimit(principal, replaces);
+      await this.#settle({ ...version, ttlMs }, draft, () => index.holds(admission));
+      return true;
+    } catch (error) {
+      await this.#abandon(index, admission);
+      if (hasCode(error, "LOGIN_OVERTAKEN")) report({ type: "login-overtaken", ring: this.#ring.name });
+      throw error;
+    }
+  }
+
+  /**
+   * Gives a draft its life.
+   *
+   * @param holds - Asks the index once more: what another request has written may stand there instead of a session that was ended.
+   */
+  async #settle(
+    { storedId, sessionId, session, notAfterMs, ttlMs }: Version<T>,
+    draft: Uint8Array,
+    holds: () => Promise<boolean>,
+  ): Promise<void> {
+    const draftEnd = parseEnvelope(draft, this.#maxEnvelopeBytes)?.notAfter;
+    let expected = draft;
+    let value = session;
+    for (let attempt = 0; attempt < UPDATE_ATTEMPTS; attempt++) {
+      const envelope = await this.#seal(value, storedId, sessionId, notAfterMs);
+      if (await this.#store.compareAndSet(storedId, expected, envelope, { ttlMs: ttlMs as number })) {
+        if (expected === draft) this.#remember(session, storedId, envelope);
+        return;
+      }
+      // Another request with this session id has written: what it read in the draft gets the draft's end, and has to be given its life too.
+      const bytes = await this.#store.get(storedId);
+      const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
+      if (bytes === undefined || found === undefined) throw overtaken();
+      if (found.notAfterMs !== (draftEnd as number) * 1000) return;
+      const foundPrincipal = this.#principalOf(found.session);
+      // Of another principal's login nobody has asked the index yet.
+      if (foundPrincipal !== undefined && foundPrincipal !== this.#principalOf(session)) return;
+      if (!(await holds())) throw overtaken();
+      expected = bytes;
+      value = found.session;
+    }
+    throw conflict();
+  }
+
+  /** A login that failed leaves no session behind, as far as that can be done now; the rest ends by itself. Not by its bytes: others may have written. */
+  async #abandon(index: PrincipalIndex, admission: Admission): Promise<void> {
+    try {
+      await this.#store.destroy(admission.storedId);
+      await index.withdraw(admission);
+    } catch {
+      // What kept the login from being completed is thrown already.
+    }
+  }
+
+  async #look(storedId: string, principal: string): Promise<Occupant> {
+    const bytes = await this.#store.get(storedId);
+    if (bytes === undefined) return "none";
+    // Only its client can open it.
+    if (this.#clientBound) return "principal's";
+    const found = await this.#openOfAll(bytes, storedId);
+    if (found === undefined) return "closed";
+    return this.#principalOf(found.session) === principal ? "principal's" : "another's";
+  }
+
+  #principalOf(session: T): string | undefined {
+    const principal = this.#principal?.(session);
+    return principal === undefined ? undefined : requirePrincipal(principal);
+  }
+
+  /** Sessions that were taken over from another store, or written by a process without the index, are noted when they are met. */
+  async #catchUp(session: T, storedId: string, notAfterMs: number | undefined): Promise<void> {
+    const principal = this.#principalOf(session);
+    if (principal === undefined) return;
+    const endsAt = notAfterMs ?? (this.#endOfLife(undefined) as number);
+    await this.#index?.catchUp(principal, storedId, { endsAt, device: this.#device?.(session) });
+  }
+
+  #isCatchingUp(): boolean {
+    return this.#index !== undefined && (this.#index.isCatchingUp || this.#isAdopting());
+  }
+
+  #requireIndex(): PrincipalIndex {
+    if (this.#index === undefined) throw new TypeError("this needs the options principal and principalIndex");
+    return this.#index;
+  }
+
+  #principalIndexOf(options: SessionStoreOptions<T>): PrincipalIndex | undefined {
+    const { principal, principalIndex, device, maxPerPrincipal, namespace = "" } = options;
+    for (const [field, value] of Object.entries({ principal, device })) {
+      if (value !== undefined && typeof value !== "function") throw new TypeError(`${field} must be a function`);
+    }
+    if (principal === undefined || principalIndex === undefined) {
+      if ([principal, principalIndex, device, maxPerPrincipal].every((option) => option === undefined))
+        return undefined;
+      throw new TypeError("principal and principalIndex need each other; device and maxPerPrincipal need both");
+    }
+    if (this.#absoluteMs === undefined) {
+      throw new RangeError(
+        "principal needs absoluteSeconds: an entry of the index ends with the absolute life of its session",
+      );
+    }
+    return new PrincipalIndex({
+      ...principalIndex,
+      sealingRing: this.#ring,
+      sessions: this.#store,
+      namespace,
+      absoluteMs: this.#absoluteMs,
+      max: maxPerPrincipal,
+      look: (storedId, of) => this.#look(storedId, of),
+    });
   }
 
   async #seal(session: T, storedId: string, sessionId: string, notAfterMs: number | undefined): Promise<Uint8Array> {
@@ -462,7 +754,8 @@ export class SessionStore<T = unknown> {
     const header = parseEnvelope(envelope, this.#maxEnvelopeBytes);
     const notAfterMs = header?.notAfter === undefined ? undefined : header.notAfter * 1000;
     if (header !== undefined && typeof session === "object" && session !== null) {
-      this.#origins.set(session, { storedId, notAfterMs, keyId: header.keyId, envelope });
+      const principal = this.#principalOf(session);
+      this.#origins.set(session, { storedId, principal, notAfterMs, keyId: header.keyId, envelope });
     }
     return { notAfterMs };
   }
@@ -492,9 +785,19 @@ export class SessionStore<T = unknown> {
   }
 
   /** Not what has ended, nor what a revoked key sealed: that would bring it back to life. */
-  #mayOverwrite({ notAfterMs, keyId }: Origin): boolean {
+  #mayOverwrite(origin: Origin): boolean {
+    const { notAfterMs, keyId } = origin;
     const hasEnded = notAfterMs !== undefined && notAfterMs <= this.#ring.clock();
-    return !hasEnded && this.#ring.byIdIfWarm(keyId) !== undefined;
+    return !hasEnded && !this.#mayBeDraft(origin) && this.#ring.byIdIfWarm(keyId) !== undefined;
+  }
+
+  /** Whether an object may have been read while a login was under way: the end of life that it knows is then not the session's. */
+  #mayBeDraft({ notAfterMs }: Pick<Origin, "notAfterMs">): boolean {
+    return (
+      this.#index !== undefined &&
+      notAfterMs !== undefined &&
+      notAfterMs <= this.#ring.clock() + DRAFT_MS + CLOCK_TOLERANCE_MS
+    );
   }
 
   /** @returns `undefined` when the session counts as gone. */
@@ -505,7 +808,9 @@ export class SessionStore<T = unknown> {
   ): Promise<{ session: T; notAfterMs: number | undefined } | undefined> {
     try {
       const session = (await this.#openWarmFirst(bytes, storedId, sessionId)) as T;
-      return { session, ...this.#remember(session, storedId, bytes) };
+      const { notAfterMs } = this.#remember(session, storedId, bytes);
+      if (sessionId !== undefined && this.#isCatchingUp()) await this.#catchUp(session, storedId, notAfterMs);
+      return { session, notAfterMs };
     } catch (error) {
       const gone = (["ENVELOPE_EXPIRED", "KEY_REVOKED", "KEY_RETIRED", "KEY_DENIED"] as const).find((code) =>
         hasCode(error, code),
@@ -555,6 +860,10 @@ export class SessionStore<T = unknown> {
 
 function changed(): SealedSessionError {
   return new SealedSessionError("STORE_CONFLICT", "somebody else has written this session since it was read");
+}
+
+function overtaken(): SealedSessionError {
+  return new SealedSessionError("LOGIN_OVERTAKEN", "the session was ended while its principal logged in");
 }
 
 function conflict(): SealedSessionError {

@@ -212,7 +212,7 @@ export class ExpressStore<T = SessionData> extends Store {
     const { cookie }: PlainSession = data as PlainSession;
     const before = cookie && expiresMs(cookie);
     if (cookie === undefined || before === undefined) return;
-    const lifeMs = (this.#isIdle ? idleMsOf(this.#sessions) : undefined) ?? cookie.originalMaxAge;
+    const lifeMs = this.#isIdle ? 1000 * this.#sessions.idleSeconds : cookie.originalMaxAge;
     if (typeof lifeMs !== "number") return;
     const after = Math.min(Date.now() + lifeMs, this.#sessions.absoluteEndOf(data) ?? Number.POSITIVE_INFINITY);
     const isAsSaved = !this.#isIdle && this.#lastSaved === sid && Math.abs(after - before) < JUST_SAVED_MS;
@@ -342,12 +342,6 @@ export class ExpressStore<T = SessionData> extends Store {
 function isOver(plain: PlainSession): boolean {
   const lifeMs = cookieLifeMs(plain);
   return lifeMs !== undefined && lifeMs <= 0;
-}
-
-/** @returns The idle time of a session store, in milliseconds, if it tells. */
-function idleMsOf(sessions: object): number | undefined {
-  const { idleSeconds } = sessions as { idleSeconds?: unknown };
-  return typeof idleSeconds === "number" ? 1000 * idleSeconds : undefined;
 }
 
 function oneOf(field: string, value: unknown, ...[first, second]: readonly [string, string]): string {

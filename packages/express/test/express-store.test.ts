@@ -130,7 +130,7 @@ describe("the life of a session", () => {
 
   it("is no other for having been read, unless in idle mode", async () => {
     for (const expiry of ["cookie", "idle"] as const) {
-      const base = sealed({ expiry });
+      const base = sealed({ expiry }, { idleSeconds: 3600 });
       await set(base.store, SID, dataOf());
       await base.envelopes.touch(storedIdOf(SID) as string, 30 * DAY);
       await get(base.store, SID);
@@ -182,8 +182,7 @@ describe("the life of a session", () => {
       ["cookie", MINUTE],
       ["idle", 3_600_000],
     ] as const) {
-      const base = sealed({ expiry });
-      Object.defineProperty(base.sessions, "idleSeconds", { value: 3600 });
+      const base = sealed({ expiry }, { idleSeconds: 3600 });
       await set(base.store, SID, dataOf());
       vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 1000 });
       const { cookie } = (await get(base.store, SID)) as SessionData;
@@ -428,7 +427,7 @@ describe("an edit that JSON does not show", () => {
   for (const [name, [before, edit]] of Object.entries(edits)) {
     for (const expiry of ["cookie", "idle"] as const) {
       it(`${name} is saved, and costs nothing when there is none (${expiry})`, async () => {
-        const base = sealed({ expiry });
+        const base = sealed({ expiry }, { idleSeconds: 3600 });
         const site = await start(
           base,
           after(

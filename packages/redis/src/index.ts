@@ -17,5 +17,6 @@ export type {
   SingleRedis,
 } from "./redis-client.js";
 export { type RedisKeyRingStore, type RedisKeyRingStoreOptions, redisKeyRingStore } from "./redis-key-ring-store.js";
+export { type RedisPrincipalIndexOptions, redisPrincipalIndex } from "./redis-principal-index.js";
 export { type RedisStoreOptions, redisStore } from "./redis-store.js";
 export type { RedisWarning, RedisWarningCode } from "./warning.js";

@@ -12,5 +12,6 @@
  */
 export { type KeyRingStoreUnderTest, keyRingStoreSuite } from "./key-ring-store-suite.js";
 export { type KmsUnderTest, kmsSuite } from "./kms-suite.js";
+export { type PrincipalIndexUnderTest, principalIndexSuite } from "./principal-index-suite.js";
 export type { TestRunner, UnderTest } from "./runner.js";
 export { type StoreUnderTest, storeSuite } from "./store-suite.js";
