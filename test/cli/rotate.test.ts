@@ -206,8 +206,8 @@ for (const { name, start } of KINDS) {
       await untilNothingMissing("the checkpoint", () => (existsSync(checkpoint) ? undefined : "it"));
       for (const node of nodes) await node.client("PAUSE", 60_000, "WRITE");
       await untilNothingMissing("a command that waits", async () => {
-        const clients = await Promise.all(nodes.map((node) => node.info("clients")));
-        return clients.some((text) => /^blocked_clients:[1-9]/m.test(text)) ? undefined : "it";
+        const clients = await Promise.all(nodes.map((node) => node.client("LIST")));
+        return clients.some((text) => /flags=b.* cmd=evalsha/.test(String(text))) ? undefined : "it";
       });
       running.child.kill("SIGINT");
       await untilNothingMissing("the answer", () =>

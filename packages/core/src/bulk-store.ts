@@ -42,6 +42,8 @@ export interface WalkOptions {
   readonly position?: WalkPosition | undefined;
   /** Is told where the walk stands, each time that a page has been visited. */
   readonly onPosition?: ((position: WalkPosition) => void) | undefined;
+  /** How many first bytes the visitor of the next page is going to peek at: a store may read them together with the ids. @defaultValue 0 */
+  readonly peekBytes?: (() => number) | undefined;
   /** Ends the walk after the pages that are being visited. */
   readonly signal?: AbortSignal | undefined;
 }

@@ -18,6 +18,13 @@ export const DIAGNOSTICS_CHANNEL = "sealed-session";
  * its record says.
  */
 export type DiagnosticEvent =
+  /** What seals and opens in this thread, said with its first key: the addon of `@sealed-session/native`, or `node:crypto` and why not the addon. */
+  | {
+      readonly type: "backend-chosen";
+      readonly backend: "native" | "node" | "portable";
+      /** `undefined` for the addon. */
+      readonly reason: string | undefined;
+    }
   /** A data key was written to the ring; it seals from `activatesAt` (ms) on. */
   | { readonly type: "key-published"; readonly ring: string; readonly keyId: string; readonly activatesAt: number }
   /** Another data key has become the current one in this process. */

@@ -146,6 +146,7 @@ export async function rotateSessions(options: RotateSessionsOptions): Promise<Ro
     await store.walk((page) => run.visit(page), {
       position,
       signal,
+      peekBytes: () => run.peekBytes,
       // A copy: the counts go on while the caller may still be writing them.
       onPosition: (reached) => onPosition?.(reached, structuredClone(run.counts)),
     });
@@ -207,7 +208,6 @@ class Run {
     let failed = false;
     const lane = async () => {
       while (next < storedIds.length && !failed) {
-        // Finished ones cost a look at their first bytes; where most have to be read anyway, that look would be wasted.
         const isPeeking = this.#isMostlyDone;
         const size = Math.min(this.#mostAtOnce, isPeeking ? PEEKED_AT_ONCE : this.#readAtOnce);
         const some = storedIds.slice(next, next + size);
@@ -224,6 +224,11 @@ class Run {
     };
     const outcomes = await Promise.allSettled(Array.from({ length: concurrency }, lane));
     for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
+  }
+
+  /** Finished ones cost a look at their first bytes; where most have to be read anyway, that look would be wasted. */
+  get peekBytes(): number {
+    return this.#isMostlyDone ? PEEK_BYTES : 0;
   }
 
   get #readAtOnce(): number {

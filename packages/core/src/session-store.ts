@@ -2,7 +2,7 @@
  * Web sessions as an application sees them: objects under session ids, in a store that only holds envelopes.
  */
 import { requireInteger, requireMethods } from "./argument.js";
-import { asBulkStore } from "./bulk-store.js";
+import { asBulkStore, type EnvelopePage } from "./bulk-store.js";
 import { base64url, equal } from "./bytes.js";
 import { report } from "./diagnostics.js";
 import { PEEK_BYTES, parseEnvelope, peekEnvelope } from "./envelope.js";
@@ -468,14 +468,15 @@ export class SessionStore<T = unknown> {
    */
   async countByKey(): Promise<Map<string, number>> {
     const counts = new Map<string, number>();
-    await asBulkStore(this.#store).walk(async (page) => {
+    const count = async (page: EnvelopePage) => {
       for (const head of await page.peek(page.storedIds, PEEK_BYTES)) {
         const envelope = head === undefined ? undefined : peekEnvelope(head);
         if (envelope === undefined) continue;
         const keyId = base64url(envelope.keyId);
         counts.set(keyId, (counts.get(keyId) ?? 0) + 1);
       }
-    });
+    };
+    await asBulkStore(this.#store).walk(count, { peekBytes: () => PEEK_BYTES });
     return counts;
   }
 

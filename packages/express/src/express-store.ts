@@ -134,6 +134,7 @@ export class ExpressStore<T = SessionData> extends Store {
     };
   }
 
+  /** Called by the middleware, once. */
   set generate(generate: (request: Parameters<Store["createSession"]>[0]) => void) {
     this.#generate = generate;
   }

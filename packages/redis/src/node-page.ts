@@ -1,29 +1,63 @@
 /**
- * Envelopes of one master, read and changed many at a time, in pipelines.
+ * Envelopes of one master, read and changed many at a time.
+ *
+ * One script works on many keys of the master, whatever their slots: it names none of them as its own, and what is no longer there it leaves to whoever
+ * asks the cluster. What a command costs the client would otherwise be most of what a walk costs.
  */
 import { type EnvelopeChange, type EnvelopePage, IDENTITY_BYTES } from "@sealed-session/core";
 import { withinDeadline } from "./deadline.js";
 import type { ViewTimes } from "./master-view.js";
 import { askRedis } from "./redirection.js";
-import type { BulkPipeline, RedisClient, RedisCommands, RedisServer } from "./redis-client.js";
-import { runScript, script } from "./script.js";
+import type { RedisClient, RedisCommands, RedisServer } from "./redis-client.js";
+import { OTHER_TYPE, type ScanPage } from "./scan.js";
+import { runScript, type Script, script } from "./script.js";
 import { replyCode, storeError, unavailable } from "./store-error.js";
 
-/** Commands of one pipeline: their answers have to come within one deadline. */
-const COMMANDS_AT_ONCE = 1024;
-/** Stands for a value of another type, as other programs may keep under the same prefix: the beginning of no envelope. */
-const NO_STRING = Uint8Array.of(0);
+/** Keys of one script: the server is busy with it for a fraction of a millisecond. */
+const KEYS_PER_SCRIPT = 64;
+/** Scripts of one pipeline: their answers have to come within one deadline. */
+const SCRIPTS_AT_ONCE = 16;
+const ALL_BYTES = -1;
 const NOTHING = Buffer.alloc(0);
+/** What a script answers for a key that it cannot reach: its slot has moved, or is moving. */
+const UNREACHED = -1;
+
+/** ARGV: last byte to read, what stands for another type, keys. Answers with bytes, none where there is no key, or a number. */
+const READ = script(`
+local found = {}
+for i = 3, #ARGV do
+  local bytes = redis.pcall('GETRANGE', ARGV[i], 0, ARGV[1])
+  if type(bytes) == 'table' then bytes = string.find(bytes.err, 'WRONGTYPE', 1, true) and ARGV[2] or ${UNREACHED} end
+  found[i - 2] = bytes
+end
+return found`);
 
 /**
- * KEYS[1] envelope; ARGV: the first bytes of the expected one, the new one or "" to remove it. KEEPTTL (6.0) keeps the very millisecond. What a command
- * that was sent twice has changed already counts as changed.
+ * ARGV, for each change: key, first bytes of the expected envelope, the new one or "" to remove it. Answers with 1 where it was made. KEEPTTL (6.0) keeps
+ * the very millisecond. What a script that was sent twice has changed already counts as changed.
  */
 const CHANGE = script(`
-local head = redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1)
-if head ~= ARGV[1] then
-  return ARGV[2] ~= '' and head == string.sub(ARGV[2], 1, #ARGV[1])
+local made = {}
+for i = 1, #ARGV, 3 do
+  local key, expected, envelope = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local head = redis.pcall('GETRANGE', key, 0, #expected - 1)
+  local result = 0
+  if type(head) == 'table' then
+    if not string.find(head.err, 'WRONGTYPE', 1, true) then result = ${UNREACHED} end
+  elseif head == expected then
+    if envelope == '' then redis.call('UNLINK', key) else redis.call('SET', key, envelope, 'KEEPTTL') end
+    result = 1
+  elseif envelope ~= '' and head == string.sub(envelope, 1, #expected) then
+    result = 1
+  end
+  made[#made + 1] = result
 end
+return made`);
+
+/** The same for one key, in its own slot: KEYS[1] envelope; ARGV: first bytes of the expected one, the new one or "". */
+const CHANGE_ONE = script(`
+local head = redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1)
+if head ~= ARGV[1] then return ARGV[2] ~= '' and head == string.sub(ARGV[2], 1, #ARGV[1]) end
 if ARGV[2] == '' then return redis.call('UNLINK', KEYS[1]) end
 redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
 return 1`);
@@ -38,81 +72,119 @@ export interface PagePlace {
   readonly times: ViewTimes;
 }
 
-/** One page. What its master does not do, since a slot has moved or it does not know the script, is asked of the cluster, one by one. */
+/** One page. What its master does not do is asked of the cluster, one by one. */
 export class NodePage implements EnvelopePage {
   readonly storedIds: readonly string[];
   readonly #place: PagePlace;
   readonly #server: RedisServer;
+  readonly #heads: ReadonlyMap<string, Uint8Array>;
 
-  constructor(place: PagePlace, server: RedisServer, storedIds: readonly string[]) {
+  constructor(place: PagePlace, server: RedisServer, { storedIds, heads }: ScanPage) {
     this.#place = place;
     this.#server = server;
     this.storedIds = storedIds;
+    this.#heads = heads;
   }
 
-  peek(storedIds: readonly string[], bytes: number): Promise<(Uint8Array | undefined)[]> {
-    return this.#run(storedIds, {
-      storedId: (storedId) => storedId,
-      send: (pipeline, key) => pipeline.getrangeBuffer(key, 0, bytes - 1),
-      // A client that reads from replicas would send GETRANGE there.
-      ask: (redis, key) => redis.getexBuffer(key),
-      read: (reply) => bytesOf(reply)?.subarray(0, bytes),
-      otherType: NO_STRING,
+  async peek(storedIds: readonly string[], bytes: number): Promise<(Uint8Array | undefined)[]> {
+    // Most of them came with the ids.
+    const others = storedIds.filter((storedId) => !this.#heads.has(storedId));
+    const read = others.length === 0 ? [] : await this.#read(others, bytes);
+    return storedIds.map((storedId) => {
+      const head = this.#heads.get(storedId);
+      if (head === undefined) return read.shift();
+      return head.length === 0 ? undefined : head.subarray(0, bytes);
     });
   }
 
   get(storedIds: readonly string[]): Promise<(Uint8Array | undefined)[]> {
-    // GETEX without options reads from the master also where the client reads from replicas.
-    return this.#run(storedIds, {
-      storedId: (storedId) => storedId,
-      send: (pipeline, key) => pipeline.getexBuffer(key),
-      ask: (redis, key) => redis.getexBuffer(key),
-      read: bytesOf,
-      otherType: NO_STRING,
-    });
+    return this.#read(storedIds, ALL_BYTES);
   }
 
   change(changes: readonly EnvelopeChange[]): Promise<boolean[]> {
     return this.#run(changes, {
       storedId: ({ storedId }) => storedId,
-      send: (pipeline, key, change) => pipeline.evalsha(CHANGE.sha1, 1, key, ...argumentsOf(change)),
-      ask: (redis, key, change) => runScript(redis, CHANGE, key, ...argumentsOf(change)),
-      read: (reply) => Number(reply) === 1,
+      script: CHANGE,
+      args: [],
+      argsOf: (key, change) => [key, ...argumentsOf(change)],
+      ask: async (redis, key, change) => Number(await runScript(redis, CHANGE_ONE, key, ...argumentsOf(change))),
+      read: (reply) => reply === 1,
       otherType: false,
+    });
+  }
+
+  #read(storedIds: readonly string[], bytes: number): Promise<(Uint8Array | undefined)[]> {
+    return this.#run(storedIds, {
+      storedId: (storedId) => storedId,
+      script: READ,
+      args: [String(bytes === ALL_BYTES ? ALL_BYTES : bytes - 1), OTHER_TYPE],
+      argsOf: (key) => [key],
+      // GETEX without options reads from the master also where the client reads from replicas.
+      ask: (redis, key) => redis.getexBuffer(key),
+      read: (reply) => {
+        if (!(reply instanceof Uint8Array) || reply.length === 0) return undefined;
+        return bytes === ALL_BYTES ? reply : reply.subarray(0, bytes);
+      },
+      otherType: OTHER_TYPE,
     });
   }
 
   async #run<T, R>(items: readonly T[], work: Work<T, R>): Promise<R[]> {
     const results: R[] = [];
-    for (let from = 0; from < items.length; from += COMMANDS_AT_ONCE) {
-      results.push(...(await this.#runSome(items.slice(from, from + COMMANDS_AT_ONCE), work)));
+    for (let from = 0; from < items.length; from += SCRIPTS_AT_ONCE * KEYS_PER_SCRIPT) {
+      const some = items.slice(from, from + SCRIPTS_AT_ONCE * KEYS_PER_SCRIPT);
+      const replies = await this.#send(some, work);
+      const unreached = replies.flatMap((reply, index) => (reply === UNREACHED ? [index] : []));
+      const asked = await Promise.all(unreached.map((index) => this.#ask(some[index] as T, work)));
+      for (const reply of replies) results.push(reply === UNREACHED ? (asked.shift() as R) : work.read(reply));
     }
     return results;
   }
 
-  async #runSome<T, R>(items: readonly T[], work: Work<T, R>): Promise<R[]> {
+  /** @returns One reply for each item. */
+  async #send<T>(items: readonly T[], work: Work<T, unknown>): Promise<unknown[]> {
+    const groups: T[][] = [];
+    for (let from = 0; from < items.length; from += KEYS_PER_SCRIPT)
+      groups.push(items.slice(from, from + KEYS_PER_SCRIPT));
+    const replies = await this.#pipeline(groups, work);
+    const unknown = groups.filter((_, index) => replyCode(replies[index]?.[0]) === "NOSCRIPT");
+    if (unknown.length > 0) {
+      // A new server, or one after a failover.
+      const { lua } = work.script;
+      await withinDeadline(this.#place.times.commandTimeoutMs, () => this.#server.script("LOAD", lua));
+      const again = await this.#pipeline(unknown, work);
+      return this.#repliesOf(
+        groups,
+        replies.map((reply) => (replyCode(reply[0]) === "NOSCRIPT" ? (again.shift() ?? reply) : reply)),
+      );
+    }
+    return this.#repliesOf(groups, replies);
+  }
+
+  async #pipeline<T>(
+    groups: readonly (readonly T[])[],
+    { storedId, script, args, argsOf }: Work<T, unknown>,
+  ): Promise<Reply[]> {
     const { prefix, times } = this.#place;
     const replies = await withinDeadline(times.commandTimeoutMs, () => {
       const pipeline = this.#server.pipeline();
-      for (const item of items) work.send(pipeline, prefix + work.storedId(item), item);
+      for (const group of groups) {
+        const own = group.flatMap((item) => argsOf(prefix + storedId(item), item));
+        pipeline.evalshaBuffer?.(script.sha1, 0, ...args, ...own);
+      }
       return pipeline.exec();
     });
-    const results: R[] = [];
-    const unanswered: number[] = [];
-    for (let index = 0; index < items.length; index++) {
-      const [error, reply] = replies?.[index] ?? [unavailable("a pipeline had no reply"), undefined];
-      if (error === null) results[index] = work.read(reply);
-      else if (replyCode(error) === "WRONGTYPE") results[index] = work.otherType;
+    return replies ?? [];
+  }
+
+  #repliesOf(groups: readonly (readonly unknown[])[], replies: readonly Reply[]): unknown[] {
+    return groups.flatMap((group, index) => {
+      const [error, reply] = replies[index] ?? [unavailable("a pipeline had no reply")];
+      if (error === null && Array.isArray(reply) && reply.length === group.length) return reply as unknown[];
       // Where the connection broke nobody has the keys before somebody takes over.
-      else if (replyCode(error) === undefined) throw storeError(error);
-      else unanswered.push(index);
-    }
-    await Promise.all(
-      unanswered.map(async (index) => {
-        results[index] = await this.#ask(items[index] as T, work);
-      }),
-    );
-    return results;
+      if (error !== null && replyCode(error) === undefined) throw storeError(error);
+      return group.map(() => UNREACHED);
+    });
   }
 
   #ask<T, R>(item: T, { storedId, ask, read, otherType }: Work<T, R>): Promise<R> {
@@ -128,16 +200,21 @@ export class NodePage implements EnvelopePage {
   }
 }
 
-/** One command for each of many items. */
+/** One script on the keys of many items. */
 interface Work<T, R> {
   readonly storedId: (item: T) => string;
-  readonly send: (pipeline: BulkPipeline, key: string, item: T) => unknown;
-  /** The same wherever the item lies. */
+  readonly script: Script;
+  /** The script's first arguments, and those of an item. */
+  readonly args: readonly (string | Buffer)[];
+  readonly argsOf: (key: string, item: T) => (string | Buffer)[];
+  /** The same for one item, wherever it lies. */
   readonly ask: (redis: RedisCommands, key: string, item: T) => Promise<unknown>;
   readonly read: (reply: unknown) => R;
   /** The result where a value of another type lies. */
   readonly otherType: R;
 }
+
+type Reply = readonly [error: Error | null, reply?: unknown];
 
 function argumentsOf({ expected, envelope }: EnvelopeChange): [Buffer, Buffer] {
   return [asBuffer(expected, IDENTITY_BYTES), envelope === undefined ? NOTHING : asBuffer(envelope)];
@@ -146,8 +223,4 @@ function argumentsOf({ expected, envelope }: EnvelopeChange): [Buffer, Buffer] {
 /** The first bytes, which are not copied: ioredis wants a Buffer. */
 function asBuffer({ buffer, byteOffset, byteLength }: Uint8Array, maxBytes = byteLength): Buffer {
   return Buffer.from(buffer, byteOffset, Math.min(byteLength, maxBytes));
-}
-
-function bytesOf(reply: unknown): Uint8Array | undefined {
-  return reply instanceof Uint8Array && reply.length > 0 ? reply : undefined;
 }

@@ -117,7 +117,7 @@ class PlaintextSessions implements BulkPlaintextSource {
     // Any text may stand after the prefix; what is no session id is counted by whoever walks.
     return walkKeys(
       this.#walked,
-      (_, sessionIds) => visit(sessionIds),
+      (_, { storedIds }) => visit(storedIds),
       { signal },
       () => true,
     );

@@ -51,6 +51,10 @@ export interface RedisServer {
   ): Promise<[cursor: Buffer, keys: Buffer[]]>;
   /** DBSIZE. */
   dbsize(): Promise<number>;
+  /** EVALSHA, of a script that the server knows; replies as bytes. ioredis has it and leaves it out of its types. */
+  evalshaBuffer?(sha1: string, keyCount: 0, ...args: (string | Buffer)[]): Promise<unknown>;
+  /** SCRIPT LOAD. */
+  script(subcommand: "LOAD", lua: string): Promise<unknown>;
   /** Begins a pipeline. */
   pipeline(): BulkPipeline;
   /** Makes another connection to the same server. */
@@ -115,14 +119,10 @@ export interface RedisPipeline {
   exec(): Promise<[error: Error | null, reply: unknown][] | null>;
 }
 
-/** A pipeline of one node's commands on many keys. */
+/** A pipeline of scripts that work on many keys of one node. */
 export interface BulkPipeline extends Pick<RedisPipeline, "exec"> {
-  /** EVALSHA, of a script that the server knows. */
-  evalsha(sha1: string, keyCount: number, ...keysAndArguments: (string | Buffer)[]): unknown;
-  /** GETEX without options. */
-  getexBuffer(key: string): unknown;
-  /** GETRANGE: the bytes from `first` to `last`, both included. */
-  getrangeBuffer(key: string, first: number, last: number): unknown;
+  /** EVALSHA, of a script that the server knows; replies as bytes. ioredis has it and leaves it out of its types. */
+  evalshaBuffer?(sha1: string, keyCount: 0, ...args: (string | Buffer)[]): unknown;
 }
 
 /** A single server, or a primary found by Sentinel: `Redis` of ioredis. */

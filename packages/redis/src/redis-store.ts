@@ -187,7 +187,7 @@ class RedisStore implements BulkEnvelopeStore {
   }
 
   /**
-   * As `scan`, all masters side by side: SCAN with GETRANGE, GETEX and a script, pipelined page by page. It remembers no ids, so one may be visited
+   * As `scan`, all masters side by side, by scripts that work on many keys of a master at a time. It remembers no ids, so one may be visited
    * again.
    */
   walk(visit: (page: EnvelopePage) => Promise<void>, options: WalkOptions = {}): Promise<void> {

@@ -6,11 +6,33 @@ import { FingerprintSet } from "./fingerprint-set.js";
 import { type MasterView, mayHaveGained, type ViewTimes, viewMasters } from "./master-view.js";
 import type { RedisClient, RedisServer } from "./redis-client.js";
 import { escapeGlob, isStoredId } from "./redis-key.js";
+import { script } from "./script.js";
+import { replyCode } from "./store-error.js";
 
 /** Keys that a server looks at for one command: it is busy for a fraction of a millisecond. */
 const KEYS_PER_COMMAND = 512;
 /** Failures in a row, none of which let a master get any further, before a walk fails. */
 export const MAX_FAILURES = 20;
+
+/** Stands for a value of another type, as other programs may keep under the same prefix: the beginning of no envelope. */
+export const OTHER_TYPE = Buffer.of(0);
+
+/**
+ * ARGV: cursor, pattern, how many keys, last byte to peek at, what stands for another type. A key that cannot be reached, as its slot is moving, has a number
+ * for its bytes.
+ */
+const SCAN_AND_PEEK = script(`
+local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
+local heads = {}
+for i, key in ipairs(page[2]) do
+  local head = redis.pcall('GETRANGE', key, 0, ARGV[4])
+  if type(head) == 'table' then head = string.find(head.err, 'WRONGTYPE', 1, true) and ARGV[5] or -1 end
+  heads[i] = head
+end
+return {page[1], page[2], heads}`);
+
+/** An id as we make them, and any walk wants. */
+const SIMPLE_ID = /^[\w-]{16,512}$/;
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -64,7 +86,11 @@ export interface ScanPage {
   readonly cursor: string;
   /** The stored ids among the keys. */
   readonly storedIds: readonly string[];
+  /** The first bytes of those that could be looked at; without any where nothing lies any more. */
+  readonly heads: ReadonlyMap<string, Uint8Array>;
 }
+
+type Reply = [cursor: Buffer, keys: Buffer[], heads: unknown[]];
 
 /**
  * Masters that import slots and have not been walked since everything else was. Only once for the same slots: what leaves its source
@@ -81,25 +107,59 @@ export function importersToWalk(
   return importers;
 }
 
-/** Looks at some hundred keys of one master. By `isId`, keys under our prefix that cannot be ours are passed over. */
+/** What is wanted of each key of a page. */
+export interface ScanOptions {
+  /** Keys under our prefix that cannot be ours are passed over. @defaultValue isStoredId */
+  readonly isId?: ((text: string) => boolean) | undefined;
+  /** So many of its first bytes. @defaultValue 0 */
+  readonly peekBytes?: number | undefined;
+}
+
+/** Looks at some hundred keys of one master. */
 export async function scanPage(
   server: RedisServer,
   prefix: string,
   cursor: string,
-  times: ViewTimes,
-  isId: (text: string) => boolean = isStoredId,
+  { commandTimeoutMs }: ViewTimes,
+  { isId = isStoredId, peekBytes = 0 }: ScanOptions = {},
 ): Promise<ScanPage> {
-  const [next, keys] = await withinDeadline(times.commandTimeoutMs, () =>
-    server.scanBuffer(cursor, "MATCH", `${escapeGlob(prefix)}*`, "COUNT", KEYS_PER_COMMAND),
-  );
-  return { cursor: next.toString(), storedIds: keys.flatMap((key) => idOf(key, prefix, isId)) };
+  const pattern = `${escapeGlob(prefix)}*`;
+  const [next, keys, found] = await withinDeadline(commandTimeoutMs, async (): Promise<Reply> => {
+    if (peekBytes > 0) return scanAndPeek(server, cursor, pattern, peekBytes);
+    return [...(await server.scanBuffer(cursor, "MATCH", pattern, "COUNT", KEYS_PER_COMMAND)), []];
+  });
+  const prefixBytes = Buffer.byteLength(prefix);
+  const storedIds: string[] = [];
+  const heads = new Map<string, Uint8Array>();
+  for (const [index, key] of keys.entries()) {
+    // Nearly all ids are ASCII, where a byte is a character.
+    const ascii = key.toString("latin1", prefixBytes);
+    const id = SIMPLE_ID.test(ascii) ? ascii : idOf(key, prefix, isId);
+    if (id === undefined) continue;
+    storedIds.push(id);
+    const head = found[index];
+    if (head instanceof Uint8Array) heads.set(id, head);
+  }
+  return { cursor: next.toString(), storedIds, heads };
 }
 
-function idOf(key: Buffer, prefix: string, isId: (text: string) => boolean): string[] {
+async function scanAndPeek(server: RedisServer, cursor: string, pattern: string, bytes: number): Promise<Reply> {
+  const args = [cursor, pattern, String(KEYS_PER_COMMAND), String(bytes - 1), OTHER_TYPE] as const;
+  const run = async () => (await server.evalshaBuffer?.(SCAN_AND_PEEK.sha1, 0, ...args)) as Reply;
+  try {
+    return await run();
+  } catch (error) {
+    if (replyCode(error) !== "NOSCRIPT") throw error;
+    await server.script("LOAD", SCAN_AND_PEEK.lua);
+    return await run();
+  }
+}
+
+function idOf(key: Buffer, prefix: string, isId: (text: string) => boolean): string | undefined {
   try {
     const id = decoder.decode(key).slice(prefix.length);
-    return isId(id) ? [id] : [];
+    return isId(id) ? id : undefined;
   } catch {
-    return [];
+    return undefined;
   }
 }

@@ -35,7 +35,7 @@ export function walkPages(
   visit: (page: EnvelopePage) => Promise<void>,
   options: WalkOptions,
 ): Promise<void> {
-  return walkKeys(keys, (server, storedIds) => visit(new NodePage(keys, server, storedIds)), options);
+  return walkKeys(keys, (server, page) => visit(new NodePage(keys, server, page)), options);
 }
 
 /**
@@ -47,7 +47,7 @@ export function walkPages(
  */
 export async function walkKeys(
   keys: WalkedKeys,
-  visit: (server: RedisServer, ids: readonly string[]) => Promise<void>,
+  visit: (server: RedisServer, page: ScanPage) => Promise<void>,
   options: WalkOptions,
   isId?: (text: string) => boolean,
 ): Promise<void> {
@@ -56,7 +56,7 @@ export async function walkKeys(
 
 class Walk {
   readonly #keys: WalkedKeys;
-  readonly #visit: (server: RedisServer, ids: readonly string[]) => Promise<void>;
+  readonly #visit: (server: RedisServer, page: ScanPage) => Promise<void>;
   readonly #options: WalkOptions;
   readonly #isId: ((text: string) => boolean) | undefined;
   /** The masters as they were when they were looked at last, and what they owned then. */
@@ -68,7 +68,7 @@ class Walk {
 
   constructor(
     keys: WalkedKeys,
-    visit: (server: RedisServer, ids: readonly string[]) => Promise<void>,
+    visit: (server: RedisServer, page: ScanPage) => Promise<void>,
     options: WalkOptions,
     isId: ((text: string) => boolean) | undefined,
   ) {
@@ -161,9 +161,10 @@ class Walk {
     const server = this.#masters.get(name)?.view.server as RedisServer;
     let next = this.#page(server, this.#cursors.get(name) ?? "0");
     for (;;) {
-      const { cursor, storedIds } = await next;
+      const page = await next;
+      const { cursor } = page;
       if (cursor !== "0") next = this.#page(server, cursor);
-      if (storedIds.length > 0) await this.#visit(server, storedIds);
+      if (page.storedIds.length > 0) await this.#visit(server, page);
       this.#cursors.set(name, cursor === "0" ? DONE : cursor);
       progressed();
       this.#options.onPosition?.(this.#position());
@@ -173,7 +174,8 @@ class Walk {
 
   #page(server: RedisServer, cursor: string): Promise<ScanPage> {
     const { prefix, times } = this.#keys;
-    const page = scanPage(server, prefix, cursor, times, this.#isId);
+    const peekBytes = this.#options.peekBytes?.();
+    const page = scanPage(server, prefix, cursor, times, { isId: this.#isId, peekBytes });
     // When the visit before it fails nobody asks for it any more.
     page.catch(() => {});
     return page;

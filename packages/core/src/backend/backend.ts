@@ -1,6 +1,6 @@
 /**
- * What core needs from a cryptographic library. `#backend` in package.json names the one in use: `node.ts` on Node,
- * `portable.ts` elsewhere; both give the same bytes.
+ * What core needs from a cryptographic library. `#backend` in package.json names the one in use: `auto.ts` on Node, which takes `native.ts`
+ * where its addon is installed and `node.ts` otherwise; `portable.ts` elsewhere. All give the same bytes.
  */
 
 /** A key of 32 bytes, held by the backend. */
@@ -12,7 +12,7 @@ export interface SecretKey {
 /** The primitives of one library. All lengths are in bytes. */
 export interface Backend {
   /** Which one this is. */
-  readonly name: "node" | "portable";
+  readonly name: "native" | "node" | "portable";
 
   /** Fills an array of at most 65536 bytes from the system's CSPRNG. */
   randomFill(target: Uint8Array): void;
@@ -45,6 +45,9 @@ export interface Backend {
     offset: number,
   ): void;
 
-  /** @returns The plaintext, or `undefined` when the tag (the last 16 bytes of `sealed`) does not verify. */
+  /**
+   * @returns The plaintext, or `undefined` when the tag (the last 16 bytes of `sealed`) does not verify. The caller wipes it, and does not hand
+   *   out its buffer: other plaintexts may lie there.
+   */
   openGcm(key: SecretKey, nonce: Uint8Array, aad: Uint8Array, sealed: Uint8Array): Uint8Array | undefined;
 }
