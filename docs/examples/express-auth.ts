@@ -62,6 +62,8 @@ app.post("/login", async (request, response) => {
   );
   const device = deviceOf(request.get("user-agent"), request.ip);
   Object.assign(request.session, { userId: String(name), roles, device, visits: 0 });
+  // express-session answers before it saves. A login must not seem to have succeeded when it did not.
+  await new Promise<void>((resolve, reject) => request.session.save((error) => (error ? reject(error) : resolve())));
   response.redirect(303, "/");
 });
 app.get("/", loggedIn, (request, response) => {
@@ -89,8 +91,12 @@ app.post("/devices/end-all", loggedIn, async (request, response) => {
 });
 
 // An outage is not a logout: the cookie stays, and the next request may succeed.
-const failed: express.ErrorRequestHandler = (error, _request, response, _next) => {
+const failed: express.ErrorRequestHandler = (error, _request, response, next) => {
   console.error(error);
+  if (response.headersSent) {
+    next(error);
+    return;
+  }
   response.status(503).send(errorPage());
 };
 app.use(failed);

@@ -66,7 +66,7 @@ ${button("/devices/end-others", "Log out everywhere else")} ${button("/devices/e
   );
 }
 
-/** Something failed. What it was stays here. */
+/** Something failed. What it was stays with us. */
 export function errorPage(): string {
-  return page("Something failed", `<p>Please try again. You are still logged in.</p>`);
+  return page("Something failed", `<p>Please try again in a moment.</p>`);
 }

@@ -4,6 +4,7 @@
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { KeyRing, localKms, SessionStore } from "@sealed-session/core";
 import { redisKeyRingStore, redisPrincipalIndex, redisStore } from "@sealed-session/redis";
 import { startRedisCluster } from "@sealed-session/test/servers";
@@ -13,6 +14,7 @@ import type { Login } from "./login.js";
 /** A week without a request, and a month at the most: then the password is asked for again. */
 export const IDLE_SECONDS = 7 * 86_400;
 const ABSOLUTE_SECONDS = 30 * 86_400;
+const HEALTH_TIMEOUT_MS = 1000;
 
 /** Sessions in Redis, and what they need. */
 export interface Service<T extends Partial<Login>> {
@@ -54,7 +56,9 @@ export async function openService<T extends Partial<Login>>(): Promise<Service<T
   return {
     sessions,
     async health() {
-      const answer = await redis.ping().catch(() => "out of reach");
+      // A client without a connection keeps the command until it has one.
+      const tooLate = delay(HEALTH_TIMEOUT_MS, "no answer", { ref: false });
+      const answer = await Promise.race([redis.ping(), tooLate]).catch(() => "out of reach");
       const hasKey = ring.currentIfWarm() !== undefined;
       const isUp = answer === "PONG";
       return { ok: isUp && hasKey, redis: isUp ? "up" : "down", keys: hasKey ? "at hand" : "missing" };

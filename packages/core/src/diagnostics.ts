@@ -21,6 +21,7 @@ export type DiagnosticEvent =
   /** What seals and opens in this thread, said with its first key: the addon of `@sealed-session/native`, or `node:crypto` and why not the addon. */
   | {
       readonly type: "backend-chosen";
+      /** Whose primitives are used. */
       readonly backend: "native" | "node" | "portable";
       /** `undefined` for the addon. */
       readonly reason: string | undefined;

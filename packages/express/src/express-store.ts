@@ -70,6 +70,8 @@ interface Mark {
   isNew: boolean;
   /** Whether a save failed that may have reached the store all the same. */
   isDoubtful: boolean;
+  /** Whether it was ended, by somebody else, while it was begun: it must not be begun again. */
+  isOver: boolean;
   /** What the session store returned or wrote. */
   origin: object | undefined;
   /** What the store holds. */
@@ -229,7 +231,12 @@ export class ExpressStore<T = SessionData> extends Store {
     const before = mark.saving;
     // Whoever waits its turn must not save what is changed meanwhile.
     const content = before === undefined ? plain : (decode(encode(plain)) as PlainSession);
-    const write = () => this.#write(mark, content, snapshot);
+    const write = () =>
+      this.#write(mark, content, snapshot).catch((error: unknown) => {
+        // The middleware saves again when the error is answered, and nobody has checked a password in between.
+        mark.isOver ||= hasCode(error, "LOGIN_OVERTAKEN");
+        throw error;
+      });
     const saved = before === undefined ? write() : before.then(write);
     const saving = saved.then(nothing, nothing).then(() => {
       if (mark.saving === saving) mark.saving = undefined;
@@ -240,6 +247,7 @@ export class ExpressStore<T = SessionData> extends Store {
 
   async #write(mark: Mark, plain: PlainSession, snapshot: Snapshot): Promise<void> {
     const { sid, origin } = mark;
+    if (mark.isOver) return this.#refuseLateSave();
     if (isOver(plain)) {
       if (!mark.isNew) await this.#sessions.destroy(sid);
       return;
@@ -290,7 +298,7 @@ export class ExpressStore<T = SessionData> extends Store {
   async #touch(sid: string, session: object): Promise<void> {
     const mark = this.#markOf(sid, session);
     await mark?.saving;
-    if (mark?.isNew) return;
+    if (mark?.isNew || mark?.isOver) return;
     const plain = plainOf(session);
     if (isOver(plain)) {
       await this.#sessions.destroy(sid);
@@ -316,7 +324,14 @@ export class ExpressStore<T = SessionData> extends Store {
   }
 
   #mark(session: object, sid: string, known: Partial<Mark>): void {
-    const unknown = { isNew: false, isDoubtful: false, origin: undefined, snapshot: undefined, saving: undefined };
+    const unknown = {
+      isNew: false,
+      isDoubtful: false,
+      isOver: false,
+      origin: undefined,
+      snapshot: undefined,
+      saving: undefined,
+    };
     this.#marks.set(session, { ...unknown, ...known, sid });
   }
 

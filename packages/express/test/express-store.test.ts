@@ -67,6 +67,26 @@ const thrown = (call: Promise<unknown>) =>
   );
 const codeOf = async (call: Promise<unknown>) => ((await thrown(call)) as { code?: string } | undefined)?.code;
 
+describe("a login that somebody has ended meanwhile", () => {
+  it("is not begun again by the answer that says so", async () => {
+    const base = sealed();
+    const app: RequestHandler = (request, response, next) => {
+      if (request.path !== "/login") return void response.end(request.session.id === undefined ? "" : "seen");
+      request.session.regenerate(() => {
+        user(request.session as unknown as Loose);
+        request.session.save((error) => (error ? next(error) : response.end("hello")));
+      });
+    };
+    const site = await start(base, app);
+    vi.spyOn(base.sessions, "create").mockRejectedValueOnce(new SealedSessionError("LOGIN_OVERTAKEN", "ended"));
+    const events = listen();
+    const { status } = await site.ask({ path: "/login" });
+    expect(status).toBe(500);
+    expect(await length(base.store)).toBe(0);
+    expect(events).toContainEqual({ type: "session-save-ignored" });
+  });
+});
+
 describe("a request that changes nothing", () => {
   it("costs a get and a touch by default, also where sessions have an absolute life", async () => {
     for (const options of [{}, { absoluteSeconds: 1000 }]) {
