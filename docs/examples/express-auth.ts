@@ -8,8 +8,8 @@ import type { AddressInfo } from "node:net";
 import { expressStore } from "@sealed-session/express";
 import express, { type RequestHandler } from "express";
 import session, { type SessionData } from "express-session";
-import { deviceOf, type Login, rolesOf } from "./auth-site/login.js";
-import { devicesPage, errorPage, homePage, loginPage } from "./auth-site/pages.js";
+import { deviceOf, isForeign, type Login, userOf } from "./auth-site/login.js";
+import { devicesPage, errorPage, homePage, loginPage, refusedPage } from "./auth-site/pages.js";
 import { IDLE_SECONDS, onShutdown, openService } from "./auth-site/service.js";
 
 declare module "express-session" {
@@ -20,9 +20,15 @@ declare module "express-session" {
 
 const service = await openService<SessionData>();
 const { sessions } = service;
+// In production the secret comes from where your other secrets are; and behind a proxy that ends TLS, set "trust proxy" to its address.
 const { COOKIE_SECRET = "for development", PORT = "3000" } = process.env;
 
 const app = express();
+app.use((request, response, next) => {
+  response.set("cache-control", "no-store");
+  if (request.method === "POST" && isForeign(request.headers)) response.status(403).send(refusedPage());
+  else next();
+});
 app.use(express.urlencoded({ extended: false }));
 // Before the sessions: it must answer while Redis does not.
 app.get("/health", async (_request, response) => {
@@ -50,9 +56,8 @@ app.get("/login", (_request, response) => {
   response.send(loginPage(false));
 });
 app.post("/login", async (request, response) => {
-  const { name, password } = request.body as Record<string, unknown>;
-  const roles = await rolesOf(name, password);
-  if (roles === undefined) {
+  const user = await userOf(request.body);
+  if (user === undefined) {
     response.status(401).send(loginPage(true));
     return;
   }
@@ -61,7 +66,7 @@ app.post("/login", async (request, response) => {
     request.session.regenerate((error) => (error ? reject(error) : resolve())),
   );
   const device = deviceOf(request.get("user-agent"), request.ip);
-  Object.assign(request.session, { userId: String(name), roles, device, visits: 0 });
+  Object.assign(request.session, { ...user, device, visits: 0 });
   // express-session answers before it saves. A login must not seem to have succeeded when it did not.
   await new Promise<void>((resolve, reject) => request.session.save((error) => (error ? reject(error) : resolve())));
   response.redirect(303, "/");
@@ -78,7 +83,7 @@ app.get("/devices", loggedIn, async (request, response) => {
   response.send(devicesPage(await sessions.listFor(request.session.userId as string, { current: request.sessionID })));
 });
 app.post("/devices/end", loggedIn, async (request, response) => {
-  await sessions.destroyFor(request.session.userId as string, String(request.body.handle));
+  await sessions.destroyFor(request.session.userId as string, String(request.body?.handle));
   response.redirect(303, "/devices");
 });
 app.post("/devices/end-others", loggedIn, async (request, response) => {
@@ -92,11 +97,15 @@ app.post("/devices/end-all", loggedIn, async (request, response) => {
 
 // An outage is not a logout: the cookie stays, and the next request may succeed.
 const failed: express.ErrorRequestHandler = (error, _request, response, next) => {
-  console.error(error);
   if (response.headersSent) {
     next(error);
     return;
   }
+  if (error.status >= 400 && error.status < 500) {
+    response.status(error.status).send(refusedPage());
+    return;
+  }
+  console.error(error);
   response.status(503).send(errorPage());
 };
 app.use(failed);
@@ -104,9 +113,8 @@ app.use(failed);
 const server = app.listen(Number(PORT));
 await once(server, "listening");
 console.log(`An auth service on Express: http://localhost:${(server.address() as AddressInfo).port}`);
-onShutdown(async () => {
+onShutdown(server, async () => {
   server.close();
-  server.closeIdleConnections();
   await once(server, "close");
   await service.close();
 });

@@ -5,9 +5,9 @@
  */
 import formbody from "@fastify/formbody";
 import { sealedSession } from "@sealed-session/fastify";
-import fastify, { type FastifyReply, type FastifyRequest, type Session } from "fastify";
-import { deviceOf, type Login, rolesOf } from "./auth-site/login.js";
-import { devicesPage, errorPage, homePage, loginPage } from "./auth-site/pages.js";
+import fastify, { type FastifyError, type FastifyReply, type FastifyRequest, type Session } from "fastify";
+import { deviceOf, isForeign, type Login, userOf } from "./auth-site/login.js";
+import { devicesPage, errorPage, homePage, loginPage, refusedPage } from "./auth-site/pages.js";
 import { IDLE_SECONDS, onShutdown, openService } from "./auth-site/service.js";
 
 declare module "fastify" {
@@ -18,16 +18,23 @@ declare module "fastify" {
 
 const service = await openService<Session>();
 const { sessions } = service;
+// In production the secret comes from where your other secrets are; and behind a proxy that ends TLS, set `trustProxy` to its address.
 const { COOKIE_SECRET = "for development, and long enough", PORT = "3000" } = process.env;
 
-const app = fastify({ keepAliveTimeout: 5000 });
+const app = fastify();
 await app.register(formbody);
+app.addHook("onRequest", async (request, reply) => {
+  reply.header("cache-control", "no-store");
+  if (request.method === "POST" && isForeign(request.headers)) return html(reply.code(403), refusedPage());
+});
 // Outside of the sessions: it must answer while Redis does not.
 app.get("/health", async (_request, reply) => {
   const health = await service.health();
   return reply.code(health.ok ? 200 : 503).send(health);
 });
-app.setErrorHandler((error, _request, reply) => {
+app.setErrorHandler<FastifyError>((error, _request, reply) => {
+  const { statusCode = 500 } = error;
+  if (statusCode >= 400 && statusCode < 500) return html(reply.code(statusCode), refusedPage());
   // An outage is not a logout: the cookie stays, and the next request may succeed.
   console.error(error);
   return html(reply.code(503), errorPage());
@@ -50,13 +57,12 @@ await app.register(async (site) => {
 
   site.get("/login", (_request, reply) => html(reply, loginPage(false)));
   site.post("/login", async (request, reply) => {
-    const { name, password } = request.body as Record<string, unknown>;
-    const roles = await rolesOf(name, password);
-    if (roles === undefined) return html(reply.code(401), loginPage(true));
+    const user = await userOf(request.body);
+    if (user === undefined) return html(reply.code(401), loginPage(true));
     // Another id than before the login: whoever knew that one knows nothing (session fixation).
     await request.session.regenerate();
     const device = deviceOf(request.headers["user-agent"], request.ip);
-    Object.assign(request.session, { userId: String(name), roles, device, visits: 0 });
+    Object.assign(request.session, { ...user, device, visits: 0 });
     return reply.redirect("/", 303);
   });
   site.get("/", onlyLoggedIn, (request, reply) => {
@@ -72,7 +78,7 @@ await app.register(async (site) => {
     html(reply, devicesPage(await sessions.listFor(session.userId as string, { current: session.sessionId }))),
   );
   site.post("/devices/end", onlyLoggedIn, async ({ session, body }, reply) => {
-    await sessions.destroyFor(session.userId as string, String((body as Record<string, unknown>)["handle"]));
+    await sessions.destroyFor(session.userId as string, String((body as { handle?: unknown } | undefined)?.handle));
     return reply.redirect("/devices", 303);
   });
   site.post("/devices/end-others", onlyLoggedIn, async ({ session }, reply) => {
@@ -89,8 +95,8 @@ function html(reply: FastifyReply, page: string): FastifyReply {
   return reply.type("text/html; charset=utf-8").send(page);
 }
 
-console.log(`An auth service on Fastify: ${await app.listen({ port: Number(PORT), host: "localhost" })}`);
-onShutdown(async () => {
+console.log(`An auth service on Fastify: ${await app.listen({ port: Number(PORT), host: "127.0.0.1" })}`);
+onShutdown(app.server, async () => {
   await app.close();
   await service.close();
 });

@@ -136,6 +136,23 @@ describe.each(EXAMPLES)("the example %s, in a browser", (example) => {
     await arrive(other, "Log in");
   });
 
+  it("refuses a form of another site, and one that is none, without an error of its own", async () => {
+    const post = (body: string | undefined, headers: Record<string, string>) =>
+      fetch(`${running.origin}/login`, {
+        method: "POST",
+        redirect: "manual",
+        headers,
+        ...(body !== undefined && { body }),
+      });
+    const form = { "content-type": "application/x-www-form-urlencoded" };
+    const right = new URLSearchParams({ name: "alice", password: "alice's password" }).toString();
+    const foreign = await post(right, { ...form, "sec-fetch-site": "cross-site" });
+    expect([foreign.status, foreign.headers.get("set-cookie")]).toEqual([403, null]);
+    expect((await post(undefined, {})).status).toBe(401);
+    expect((await post("name[a]=1", form)).status).toBe(401);
+    expect((await post("x".repeat(2_000_000), form)).status).toBe(413);
+  });
+
   it("says that it is healthy, and ends when it is told to", async () => {
     const health = await fetch(`${running.origin}/health`);
     expect({ status: health.status, body: await health.json() }).toEqual({

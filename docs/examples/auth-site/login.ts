@@ -36,11 +36,26 @@ for (const [name, roles] of [
 }
 const nobody: User = { roles: [], salt: randomBytes(16), hash: randomBytes(HASH_BYTES) };
 
-/** @returns the roles of a user, or `undefined` when name or password are wrong: in the same time for both. */
-export async function rolesOf(name: unknown, password: unknown): Promise<string[] | undefined> {
-  const user = users.get(String(name)) ?? nobody;
-  const isRight = timingSafeEqual(await derive(String(password), user.salt, HASH_BYTES), user.hash);
-  return isRight ? user.roles : undefined;
+/**
+ * Checks name and password of a form.
+ *
+ * @returns who it is, or `undefined` when either is wrong: in the same time for both.
+ */
+export async function userOf(form: unknown): Promise<Pick<Login, "userId" | "roles"> | undefined> {
+  const { name, password } = (form ?? {}) as Record<string, unknown>;
+  if (typeof name !== "string" || typeof password !== "string") return undefined;
+  const user = users.get(name) ?? nobody;
+  const isRight = timingSafeEqual(await derive(password, user.salt, HASH_BYTES), user.hash);
+  return isRight ? { userId: name, roles: user.roles } : undefined;
+}
+
+/**
+ * @returns whether a form was sent from another site: to log a visitor in as somebody else, for instance. SameSite cookies do not keep that off, since it
+ *   needs none.
+ */
+export function isForeign(headers: Readonly<Record<string, string | string[] | undefined>>): boolean {
+  const site = headers["sec-fetch-site"];
+  return site !== undefined && site !== "same-origin" && site !== "none";
 }
 
 /** @returns what the "my devices" page shows of a client. */

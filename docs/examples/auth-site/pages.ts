@@ -66,6 +66,11 @@ ${button("/devices/end-others", "Log out everywhere else")} ${button("/devices/e
   );
 }
 
+/** A request that makes no sense here. */
+export function refusedPage(): string {
+  return page("Not accepted", `<p><a href="/">Back</a></p>`);
+}
+
 /** Something failed. What it was stays with us. */
 export function errorPage(): string {
   return page("Something failed", `<p>Please try again in a moment.</p>`);

@@ -2,6 +2,7 @@
  * What both auth services share: the key rings, the session store over Redis, and their end.
  */
 import { mkdtempSync } from "node:fs";
+import type { Server } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -15,6 +16,7 @@ import type { Login } from "./login.js";
 export const IDLE_SECONDS = 7 * 86_400;
 const ABSOLUTE_SECONDS = 30 * 86_400;
 const HEALTH_TIMEOUT_MS = 1000;
+const GRACE_MS = 3000;
 
 /** Sessions in Redis, and what they need. */
 export interface Service<T extends Partial<Login>> {
@@ -31,6 +33,9 @@ export interface Service<T extends Partial<Login>> {
  */
 export async function openService<T extends Partial<Login>>(): Promise<Service<T>> {
   const { REDIS_NODES, KEY_FILE = join(mkdtempSync(join(tmpdir(), "auth-site-")), "development.key") } = process.env;
+  if (REDIS_NODES !== undefined && process.env["KEY_FILE"] === undefined) {
+    throw new Error("KEY_FILE is missing: processes on one Redis need the same development key");
+  }
   const own = REDIS_NODES === undefined ? await startRedisCluster() : undefined;
   const redis = new Cluster(own?.addresses() ?? (REDIS_NODES ?? "").split(","));
   // Without a listener ioredis writes what it reconnects for to the console.
@@ -72,10 +77,11 @@ export async function openService<T extends Partial<Login>>(): Promise<Service<T
   };
 }
 
-/** Calls `close` once, when the process is asked to end. */
-export function onShutdown(close: () => Promise<void>): void {
+/** Calls `close` once, when the process is asked to end. Connections that are still open after a while are cut: a browser keeps some in reserve. */
+export function onShutdown(server: Server, close: () => Promise<void>): void {
   const end = () => {
     console.log("Ending: open requests are finished first.");
+    setTimeout(() => server.closeAllConnections(), GRACE_MS).unref();
     close().then(
       () => process.exit(0),
       (error: unknown) => {
