@@ -1,0 +1,70 @@
+/**
+ * The cluster changes while its sessions are re-sealed under load: 500 slots move, and a master hands over. Nothing is lost, and nothing is left under the old
+ * key.
+ */
+import { type RedisCluster, type RedisClusterNode, startRedisCluster } from "@sealed-session/test/servers";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { handOver, mastersOf, moveSlots } from "./cluster-changes.js";
+import { type DisturbedRun, rotateUnderLoad, type UnderLoadOptions } from "./under-load.js";
+
+const SESSIONS = 6000;
+/** Slow enough that the changes come in the midst of it. */
+const RATE = 1000;
+const LANES = 2;
+const SLOTS = 500;
+
+let cluster: RedisCluster;
+beforeAll(async () => {
+  cluster = await startRedisCluster({ config: { "cluster-node-timeout": "1000" } });
+});
+afterAll(async () => {
+  await cluster?.stop();
+});
+
+const run = (seed: string, options: Partial<UnderLoadOptions>) =>
+  rotateUnderLoad({ cluster, sessions: SESSIONS, ratePerSecond: RATE, lanes: LANES, seed, ...options });
+
+/** Half of the slots move, then a master hands over, then the others move. */
+async function moveAndHandOver({ cluster, child, sessions }: DisturbedRun): Promise<ReadonlySet<number>> {
+  await child.untilExamined(0.2 * sessions);
+  const first = await moveSlots(cluster, SLOTS / 2, "first");
+  const [, master] = (await mastersOf(cluster)) as [RedisClusterNode, RedisClusterNode];
+  await handOver(cluster, master);
+  await child.untilExamined(0.5 * sessions);
+  const second = await moveSlots(cluster, SLOTS / 2, "second");
+  expect(child.isRunning).toBe(true);
+  return new Set([...first, ...second]);
+}
+
+describe("re-sealing while the cluster changes", () => {
+  it("leaves nothing out when slots move and a master hands over", async () => {
+    let moved = 0;
+    const report = await run("moves", {
+      disturb: async (run) => {
+        const slots = await moveAndHandOver(run);
+        moved = slots.size;
+        return slots;
+      },
+    });
+    const { problems, differences, deviationMs, result } = report;
+    expect({ problems, differences, unknown: report.unknown }).toEqual({ problems: [], differences: {}, unknown: 0 });
+    expect(deviationMs).toBeLessThanOrEqual(1);
+    expect(moved).toBeGreaterThan(SLOTS / 2);
+    // Masters that slots came to, and the heir, were walked again.
+    expect(result.report.counts.examined).toBeGreaterThan(SESSIONS);
+    expect(report.untouched).toBeGreaterThan(0.7 * SESSIONS);
+    console.info({ ...report, result: { ...result.report.counts, elapsedMs: result.elapsedMs }, moved });
+  });
+
+  it("is found out when it walks each master only once", async () => {
+    const { differences, problems } = await run("moves", {
+      lie: "walks once",
+      disturb: async ({ child, sessions }) => {
+        await child.untilExamined(0.3 * sessions);
+        return new Set(await moveSlots(cluster, SLOTS, "first"));
+      },
+    });
+    expect(differences["under an old key"]).toBeGreaterThan(0);
+    expect({ lost: differences.lost, problems }).toEqual({ lost: undefined, problems: [] });
+  });
+});

@@ -1,0 +1,153 @@
+/**
+ * What befalls a cluster while its sessions are re-sealed: slots move, a master hands over to its replica, dies with writes that only it had, or is started
+ * again.
+ */
+import {
+  killNode,
+  pauseNode,
+  type RedisCluster,
+  type RedisClusterNode,
+  restartNode,
+  resumeNode,
+  untilNothingMissing,
+} from "@sealed-session/test/servers";
+import type { Redis } from "ioredis";
+import { ClusterAdmin } from "../adapters/redis-cluster-admin.js";
+import { SeededRandom } from "../fleet/chaos-random.js";
+import { ask } from "../servers/connection.js";
+import { keyIdOf } from "./stored-sessions.js";
+import type { DisturbedRun } from "./under-load.js";
+
+/** @returns the masters of now, in the order of the nodes. */
+export async function mastersOf(cluster: RedisCluster): Promise<RedisClusterNode[]> {
+  const roles = await Promise.all(cluster.nodes.map((node) => roleOf(node)));
+  return cluster.nodes.filter((_, index) => roles[index]?.name === "master");
+}
+
+/** Moves slots with sessions from some masters to others, chosen by `seed`. @returns which */
+export async function moveSlots(cluster: RedisCluster, count: number, seed: string): Promise<number[]> {
+  const random = new SeededRandom(seed);
+  const admin = await ClusterAdmin.connect(await mastersOf(cluster));
+  try {
+    const [from, to] = random.shuffle(admin.masters);
+    if (from === undefined || to === undefined) throw new Error("a cluster with two masters is needed");
+    const slots = random.shuffle(await admin.slotsWithKeysOf(from)).slice(0, count);
+    await admin.move(slots, from, to);
+    // A replica that has not heard of it would take the slots back with the rest when it takes over.
+    await untilNothingMissing("slots at their new owner", async () => {
+      for (const node of cluster.nodes) {
+        const ranges = await ask(node, (redis) => redis.cluster("SLOTS"));
+        if (!slots.every((slot) => portOfOwner(slot, ranges) === to.port)) return `the view of ${node.port}`;
+      }
+      return undefined;
+    });
+    return slots;
+  } finally {
+    admin.close();
+  }
+}
+
+/** A master hands over to its replica, and nothing is lost. */
+export async function handOver(cluster: RedisCluster, master: RedisClusterNode): Promise<void> {
+  const replica = await replicaOf(cluster, master);
+  await ask(replica, (redis) => redis.cluster("FAILOVER"));
+  await untilTakenOver(cluster, master, replica);
+  await cluster.waitUntilWhole();
+}
+
+/**
+ * Kills a master with sessions that it has re-sealed, and said so, and that its replica knows under their old key only. No request is lost: none is
+ * under way then. The dead master comes back as a replica.
+ *
+ * @returns How many sessions were re-sealed in vain.
+ */
+export async function crash({ cluster, load, place, keyId }: DisturbedRun, atLeast: number): Promise<number> {
+  await load.pause();
+  await cluster.waitForReplicas();
+  const [master] = (await mastersOf(cluster)) as [RedisClusterNode];
+  const replica = await replicaOf(cluster, master);
+  const prefix = `${place.namespace}:session:`;
+  const resealedAt = (node: RedisClusterNode) => ask(node, (redis) => countUnder(redis, prefix, keyId));
+  let resealed = 0;
+  await pauseNode(replica);
+  try {
+    // What the master writes from now on does not even lie in a buffer of the connection.
+    await ask(master, (redis) => redis.call("CLIENT", "KILL", "TYPE", "REPLICA"));
+    const before = await resealedAt(master);
+    await untilNothingMissing("sessions that only one master has re-sealed", async () => {
+      resealed = await resealedAt(master);
+      return resealed >= before + atLeast ? undefined : `${before + atLeast - resealed}`;
+    });
+    await killNode(master);
+  } finally {
+    await resumeNode(replica);
+  }
+  const lost = resealed - (await resealedAt(replica));
+  load.resume();
+  await untilTakenOver(cluster, master, replica);
+  await restartNode(master);
+  await cluster.waitUntilWhole();
+  return lost;
+}
+
+/**
+ * Kills a master and starts it again at once: it comes back as what it was, with what it had, but SCAN goes through its keys in another order. No request is
+ * under way when it dies, since its replica may be quicker.
+ */
+export async function blink({ cluster, load }: DisturbedRun): Promise<void> {
+  await load.pause();
+  await cluster.waitForReplicas();
+  const [master] = (await mastersOf(cluster)) as [RedisClusterNode];
+  await killNode(master);
+  await restartNode(master);
+  load.resume();
+  await cluster.waitUntilWhole();
+}
+
+/** Until then a master that is started again would be master again. */
+async function untilTakenOver(cluster: RedisCluster, old: RedisClusterNode, heir: RedisClusterNode): Promise<void> {
+  const others = cluster.nodes.filter((node) => node !== old);
+  await untilNothingMissing("a failover", async () => {
+    if ((await roleOf(heir)).name !== "master") return "a new master";
+    for (const node of others) {
+      const info = await ask(node, async (redis) => String(await redis.cluster("INFO")));
+      if (!info.includes("cluster_state:ok")) return `${node.port} to call the cluster well`;
+    }
+    return undefined;
+  });
+}
+
+/** @param ranges - The answer to CLUSTER SLOTS: first slot, last slot, master, replicas. */
+function portOfOwner(slot: number, ranges: readonly (readonly [number, number, ...(readonly unknown[])[]])[]): unknown {
+  return ranges.find(([first, last]) => slot >= first && slot <= last)?.[2]?.[1];
+}
+
+async function replicaOf(cluster: RedisCluster, master: RedisClusterNode): Promise<RedisClusterNode> {
+  for (const node of cluster.nodes) {
+    const { name, masterPort } = await roleOf(node);
+    if (name === "slave" && masterPort === master.port) return node;
+  }
+  throw new Error(`the master on port ${master.port} has no replica`);
+}
+
+async function roleOf(node: RedisClusterNode): Promise<{ readonly name: string; readonly masterPort: number }> {
+  const [name, , port] = (await ask(node, (redis) => redis.role())) as [string, string, number];
+  return { name, masterPort: Number(port) };
+}
+
+/** @returns how many sessions this very node holds under a key, master or not. */
+async function countUnder(redis: Redis, prefix: string, keyId: string): Promise<number> {
+  await redis.readonly();
+  let count = 0;
+  let cursor = "0";
+  do {
+    const [next, keys] = await redis.scan(cursor, "MATCH", `${prefix}*`, "COUNT", 1000);
+    cursor = next;
+    const pipeline = redis.pipeline();
+    for (const key of keys) pipeline.getBuffer(key);
+    for (const [, bytes] of (await pipeline.exec()) ?? []) {
+      if (bytes instanceof Uint8Array && keyIdOf(bytes) === keyId) count++;
+    }
+  } while (cursor !== "0");
+  return count;
+}
