@@ -59,7 +59,15 @@ const SOURCES = {
 };
 type SourceName = keyof typeof SOURCES;
 
-describe.each(Object.keys(SOURCES) as SourceName[])("with %s", (name) => {
+/** What the service is searched with: its keys come from somewhere, and lie with `node:crypto` or with the addon. */
+const SERVICES: readonly (readonly [SourceName, string])[] = [
+  ["localKms and a ring in files", "node:crypto"],
+  ["localKms and a ring in files", "the addon"],
+  ["AWS KMS and a ring in memory", "the addon"],
+];
+
+describe.each(SERVICES)("with %s, on %s", (name, backend) => {
+  const native = backend === "the addon";
   // Where there is no HTTP client there must be no text either.
   const isOurs = (find: KeyFind) => name === "localKms and a ring in files" || !isTextOfKms(find);
   let folder: string;
@@ -69,7 +77,7 @@ describe.each(Object.keys(SOURCES) as SourceName[])("with %s", (name) => {
   beforeAll(async () => {
     folder = mkdtempSync(join(tmpdir(), "sealed-session-"));
     faultKms = await startFaultKms();
-    run = await inService((service) => observeBusy(service, SOURCES[name](folder, faultKms), folder));
+    run = await inService(native, (service) => observeBusy(service, SOURCES[name](folder, faultKms), folder));
   });
   afterAll(async () => {
     await faultKms?.stop();
@@ -102,7 +110,7 @@ describe.each(Object.keys(SOURCES) as SourceName[])("with %s", (name) => {
 
   it("nor does that of a service which was hardly used", async ({ annotate }) => {
     const ring = mkdtempSync(join(folder, "quiet-"));
-    const quiet = await inService((service) => observeQuiet(service, SOURCES[name](ring, faultKms)));
+    const quiet = await inService(native, (service) => observeQuiet(service, SOURCES[name](ring, faultKms)));
     await annotate(textsOfKms(quiet.afterClose));
     expect(countOf(quiet.keys, "data key")).toBe(QUIET_KEYS);
     expect(summaryOf(quiet.afterClose.filter(isOurs))).toEqual([]);
@@ -195,8 +203,8 @@ function textsOfKms(finds: readonly KeyFind[]): string {
   return `data keys in base64, as KMS writes them: ${keys.size}`;
 }
 
-async function inService<T>(use: (service: ServiceProcess) => Promise<T>): Promise<T> {
-  const service = new ServiceProcess();
+async function inService<T>(native: boolean, use: (service: ServiceProcess) => Promise<T>): Promise<T> {
+  const service = new ServiceProcess(native);
   try {
     return await use(service);
   } finally {

@@ -55,11 +55,16 @@ export class ServiceProcess {
   readonly #waiting = new Map<number, { resolve: (answer: unknown) => void; reject: (error: Error) => void }>();
   #lastId = 0;
 
-  constructor() {
+  /** @param native - Whether the service uses the addon. */
+  constructor(native: boolean) {
     this.#child = fork(MODULE, [], {
       // Without the limit a snapshot cuts strings at 1024 characters.
       execArgv: ["--expose-gc", "--heap-snapshot-string-limit=10000000"],
-      env: { PATH: process.env["PATH"], AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED: "true" },
+      env: {
+        PATH: process.env["PATH"],
+        SEALED_SESSION_NATIVE: native ? "require" : "off",
+        AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED: "true",
+      },
     });
     if (this.#child.pid === undefined) throw new Error("the service did not start");
     this.pid = this.#child.pid;
