@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
 
@@ -27,6 +28,8 @@ const coreNative = {
 export default defineConfig({
   root,
   test: {
+    // One more than Vitest takes on a small machine: much of a run is waiting for servers.
+    maxWorkers: availableParallelism(),
     reporters: ["default", `${root}.config/summary-reporter.ts`],
     projects: [
       core("node"),
