@@ -12,7 +12,7 @@ import {
   untilNothingMissing,
 } from "@sealed-session/test/servers";
 import type { Redis } from "ioredis";
-import { ClusterAdmin } from "../adapters/redis-cluster-admin.js";
+import { ClusterAdmin, type Master } from "../adapters/redis-cluster-admin.js";
 import { SeededRandom } from "../fleet/chaos-random.js";
 import { ask } from "../servers/connection.js";
 import { keyIdOf } from "./stored-sessions.js";
@@ -24,15 +24,17 @@ export async function mastersOf(cluster: RedisCluster): Promise<RedisClusterNode
   return cluster.nodes.filter((_, index) => roles[index]?.name === "master");
 }
 
-/** Moves slots with sessions from some masters to others, chosen by `seed`. @returns which */
-export async function moveSlots(cluster: RedisCluster, count: number, seed: string): Promise<number[]> {
-  const random = new SeededRandom(seed);
-  const admin = await ClusterAdmin.connect(await mastersOf(cluster));
+/** Moves slots with sessions from one master to another. @returns which */
+export async function moveSlots(
+  cluster: RedisCluster,
+  count: number,
+  [from, to]: readonly [RedisClusterNode, RedisClusterNode],
+): Promise<number[]> {
+  const admin = await ClusterAdmin.connect([from, to, ...(await mastersOf(cluster))].filter(isFirst));
   try {
-    const [from, to] = random.shuffle(admin.masters);
-    if (from === undefined || to === undefined) throw new Error("a cluster with two masters is needed");
-    const slots = random.shuffle(await admin.slotsWithKeysOf(from)).slice(0, count);
-    await admin.move(slots, from, to);
+    const [source, target] = admin.masters as [Master, Master];
+    const slots = new SeededRandom("slots").shuffle(await admin.slotsWithKeysOf(source)).slice(0, count);
+    await admin.move(slots, source, target);
     // A replica that has not heard of it would take the slots back with the rest when it takes over.
     await untilNothingMissing("slots at their new owner", async () => {
       for (const node of cluster.nodes) {
@@ -47,12 +49,34 @@ export async function moveSlots(cluster: RedisCluster, count: number, seed: stri
   }
 }
 
-/** A master hands over to its replica, and nothing is lost. */
-export async function handOver(cluster: RedisCluster, master: RedisClusterNode): Promise<void> {
+/**
+ * Half of the slots move from the first master to the second, the third one hands over to its replica, and the other half move from there to the first. It
+ * is over before the re-sealing is.
+ *
+ * @param slotCount - How many slots move.
+ * @param from - How many sessions have been looked at when it begins.
+ */
+export async function moveAndHandOver(
+  { cluster, child }: DisturbedRun,
+  slotCount: number,
+  from: number,
+): Promise<ReadonlySet<number>> {
+  const [first, second, third] = (await mastersOf(cluster)) as [RedisClusterNode, RedisClusterNode, RedisClusterNode];
+  await child.untilExamined(from);
+  const some = await moveSlots(cluster, slotCount / 2, [first, second]);
+  const heir = await handOver(cluster, third);
+  const others = await moveSlots(cluster, slotCount / 2, [heir, first]);
+  if (!child.isRunning) throw new Error("re-sealing was over before the cluster had changed");
+  return new Set([...some, ...others]);
+}
+
+/** A master hands over to its replica, and nothing is lost. @returns the replica */
+async function handOver(cluster: RedisCluster, master: RedisClusterNode): Promise<RedisClusterNode> {
   const replica = await replicaOf(cluster, master);
   await ask(replica, (redis) => redis.cluster("FAILOVER"));
   await untilTakenOver(cluster, master, replica);
   await cluster.waitUntilWhole();
+  return replica;
 }
 
 /**
@@ -120,6 +144,10 @@ async function untilTakenOver(cluster: RedisCluster, old: RedisClusterNode, heir
 /** @param ranges - The answer to CLUSTER SLOTS: first slot, last slot, master, replicas. */
 function portOfOwner(slot: number, ranges: readonly (readonly [number, number, ...(readonly unknown[])[]])[]): unknown {
   return ranges.find(([first, last]) => slot >= first && slot <= last)?.[2]?.[1];
+}
+
+function isFirst<T>(item: T, index: number, items: readonly T[]): boolean {
+  return items.indexOf(item) === index;
 }
 
 async function replicaOf(cluster: RedisCluster, master: RedisClusterNode): Promise<RedisClusterNode> {

@@ -6,10 +6,10 @@
  * into docs/rotation-results.md.
  */
 import { parseArgs } from "node:util";
-import { type RedisClusterNode, startRedisCluster } from "@sealed-session/test/servers";
+import { startRedisCluster } from "@sealed-session/test/servers";
 import { markdownOf, missedBars, type ReportRow } from "../fleet/simulation-report.js";
 import { MOST_GROWTH_BYTES } from "./bars.js";
-import { handOver, mastersOf, moveSlots } from "./cluster-changes.js";
+import { moveAndHandOver } from "./cluster-changes.js";
 import { barred, count, mebibytes, plain, positive, versionsRow, writeResults } from "./results-page.js";
 import { type DisturbedRun, rotateUnderLoad, type UnderLoadReport } from "./under-load.js";
 
@@ -28,7 +28,7 @@ const { values } = parseArgs({
 });
 const sessions = positive("sessions", values.sessions);
 const lanes = positive("lanes", values.lanes);
-const disturb = values.changes ? { disturb: moveAndHandOver } : {};
+const disturb = values.changes ? { disturb: (run: DisturbedRun) => moveAndHandOver(run, SLOTS, 0.1 * sessions) } : {};
 
 const startedAt = Date.now();
 const cluster = await startRedisCluster();
@@ -44,17 +44,6 @@ try {
   process.exitCode = missed.length === 0 ? 0 : 1;
 } finally {
   await cluster.stop();
-}
-
-/** Slots go from one master to another, a third one hands over, and other slots go. */
-async function moveAndHandOver({ child }: DisturbedRun): Promise<ReadonlySet<number>> {
-  await child.untilExamined(0.1 * sessions);
-  const first = await moveSlots(cluster, SLOTS / 2, "first");
-  const [, master] = (await mastersOf(cluster)) as [RedisClusterNode, RedisClusterNode];
-  await handOver(cluster, master);
-  const second = await moveSlots(cluster, SLOTS / 2, "second");
-  if (!child.isRunning) throw new Error("re-sealing was over before the cluster had changed");
-  return new Set([...first, ...second]);
 }
 
 /** A line for each thing that begins, and every few seconds. */
