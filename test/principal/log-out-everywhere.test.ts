@@ -229,6 +229,82 @@ describe("an application on one cluster", () => {
   });
   afterAll(() => cluster.stop());
 
+  test("logs out thieves too, who give their sessions another id as fast as they can", async () => {
+    vi.stubEnv(LOCAL_KEY_VARIABLE, randomBytes(32).toString("base64url"));
+    const client = new Cluster(cluster.addresses());
+    const kms = localKms({ keyVariable: LOCAL_KEY_VARIABLE });
+    const keys = redisKeyRingStore(client, PATIENT);
+    const [ring, indexRing] = [
+      new KeyRing({ name: "web", kms, store: keys }),
+      new KeyRing({ name: "index:web", kms, store: keys }),
+    ];
+    try {
+      const store = redisStore(client, PATIENT);
+      const open = (own: Partial<SessionStoreOptions<Session>> = {}) =>
+        new SessionStore<Session>({
+          ring,
+          store,
+          absoluteSeconds: 7200,
+          principal: ({ user }) => user,
+          principalIndex: { store: redisPrincipalIndex(client, PATIENT), ring: indexRing },
+          ...own,
+        });
+      const sessions = open();
+      for (const user of ["first", "second", "third"]) {
+        const devices = await inBatches(50, () => sessions.create({ user, device: "" }));
+        const thieves = Array.from({ length: 8 }, () => ({ moves: 0, isOver: false }));
+        let isStealing = true;
+        const steal = async (thief: (typeof thieves)[0]) => {
+          let id: string | undefined = await sessions.create({ user, device: "stolen" });
+          while (isStealing && id !== undefined) {
+            try {
+              id = await sessions.regenerate(id);
+              thief.moves++;
+            } catch (error) {
+              assert.ok(hasCode(error, "LOGIN_OVERTAKEN"), String(error));
+              id = undefined;
+            }
+          }
+          thief.isOver = true;
+          return id;
+        };
+        const stolen = thieves.map(steal);
+        const untilMoved = async (times: number) => {
+          const before = thieves.map(({ moves }) => moves);
+          const waits = () => thieves.some((thief, i) => !thief.isOver && thief.moves < (before[i] as number) + times);
+          await untilNothingMissing("moves", () => (waits() ? "some" : undefined), { intervalMs: 1 });
+        };
+        await untilMoved(2);
+        // The logout has seen what there is, and everybody moves on before it ends the first of them.
+        let moved: Promise<void> | undefined;
+        const slow = new Proxy(store, {
+          get: (target, name: keyof typeof store) =>
+            name !== "destroy"
+              ? (target[name] as () => unknown).bind(target)
+              : async (storedId: string) => {
+                  moved ??= untilMoved(2);
+                  await moved;
+                  return target.destroy(storedId);
+                },
+        });
+        await open({ store: slow }).destroyAllFor(user);
+        isStealing = false;
+        const ids = [...devices, ...(await Promise.all(stolen)).filter((id) => id !== undefined)];
+        const living = (await Promise.all(ids.map((id) => sessions.get(id)))).filter(
+          (session) => session !== undefined,
+        );
+        assert.equal(living.length, 0, `${living.length} of 8 thieves have escaped`);
+        assert.deepEqual(await sessions.listFor(user), []);
+      }
+    } finally {
+      vi.unstubAllEnvs();
+      ring.close();
+      indexRing.close();
+      await keys.close();
+      client.disconnect();
+    }
+  });
+
   test("pays four commands for a login and one for every request that follows", async () => {
     vi.stubEnv(LOCAL_KEY_VARIABLE, randomBytes(32).toString("base64url"));
     const client = new Cluster(cluster.addresses());

@@ -72,7 +72,13 @@ export {
 } from "./plaintext-sealing.js";
 export type { BulkPlaintextSource, PlaintextRemoval, PlaintextSession, PlaintextSource } from "./plaintext-source.js";
 export type { PrincipalIndexOptions, PrincipalSession } from "./principal-index.js";
-export type { AddMemberOptions, IndexMember, MemberToRemove, PrincipalIndexStore } from "./principal-index-store.js";
+export type {
+  AddMemberOptions,
+  IndexMember,
+  MemberToRemove,
+  PrincipalIndexStore,
+  RenewOptions,
+} from "./principal-index-store.js";
 export type { KeyState } from "./ring-records.js";
 export type { Schedule } from "./schedule.js";
 export { type OpenOptions, Sealer, type SealerOptions, type SealOptions } from "./sealer.js";

@@ -3,7 +3,13 @@
  */
 import { requireInteger, requireUtf8 } from "./argument.js";
 import { MAX_TTL_MS } from "./envelope-store.js";
-import type { AddMemberOptions, IndexMember, MemberToRemove, PrincipalIndexStore } from "./principal-index-store.js";
+import type {
+  AddMemberOptions,
+  IndexMember,
+  MemberToRemove,
+  PrincipalIndexStore,
+  RenewOptions,
+} from "./principal-index-store.js";
 
 const ENTRY = /^[\w-]{16,64}$/;
 const TOKEN = /^[\w-]{1,64}$/;
@@ -31,6 +37,8 @@ interface Member {
   readonly addedAt: number;
   /** Lives while the clock is below this. */
   readonly endsAt: number;
+  /** In which it was added; `undefined` when it was called off. */
+  epoch: string | undefined;
   readonly data: Uint8Array;
 }
 
@@ -50,24 +58,29 @@ class MemoryPrincipalIndex implements PrincipalIndexStore {
     this.#clock = clock;
   }
 
-  async add(name: string, storedId: string, options: AddMemberOptions): Promise<string> {
-    const { ttlMs, ticket, data, epoch } = options;
+  async add(name: string, storedId: string, options: AddMemberOptions): Promise<string | undefined> {
+    const { ttlMs, ticket, data, epoch, replaces } = options;
     requireEntry(name);
     requireStoredId(storedId);
     requireInteger("ttlMs", ttlMs, 1, MAX_TTL_MS);
     requireToken("ticket", ticket);
     requireToken("epoch", epoch);
+    if (replaces !== undefined) requireStoredId(replaces);
     if (!(data instanceof Uint8Array)) throw new TypeError("data must be a Uint8Array");
     requireInteger("data.length", data.length, 1, MAX_DATA_BYTES);
     this.#sweepSome();
     const now = this.#clock();
     const entry = this.#living(name) ?? { epoch, last: 0, endsAt: 0, members: new Map<string, Member>() };
+    const known = entry.members.get(storedId);
+    if (known?.ticket === ticket) return known.epoch;
+    if (replaces !== undefined && !this.#holds(entry, replaces)) return undefined;
     this.#entries.set(name, entry);
-    if (entry.members.get(storedId)?.ticket === ticket) return entry.epoch;
     const endsAt = now + ttlMs;
     entry.endsAt = Math.max(entry.endsAt, endsAt);
     for (const [id, member] of entry.members) if (now >= member.endsAt) entry.members.delete(id);
-    entry.members.set(storedId, { ticket, order: ++entry.last, addedAt: now, endsAt, data: new Uint8Array(data) });
+    const order = ++entry.last;
+    const added = { ticket, order, addedAt: now, endsAt, epoch: entry.epoch, data: new Uint8Array(data) };
+    entry.members.set(storedId, added);
     return entry.epoch;
   }
 
@@ -76,30 +89,45 @@ class MemoryPrincipalIndex implements PrincipalIndexStore {
     requireStoredId(storedId);
     requireToken("epoch", epoch);
     const entry = this.#living(name);
-    const member = entry?.members.get(storedId);
-    return entry?.epoch === epoch && member !== undefined && this.#clock() < member.endsAt;
+    return entry?.epoch === epoch && this.#holds(entry, storedId);
   }
 
   async members(name: string): Promise<readonly IndexMember[]> {
     requireEntry(name);
     const now = this.#clock();
-    return [...(this.#living(name)?.members ?? [])]
+    const entry = this.#living(name);
+    return [...(entry?.members ?? [])]
       .filter(([, { endsAt }]) => now < endsAt)
-      .map(([storedId, { ticket, order, addedAt, data }]) => ({
+      .map(([storedId, { ticket, order, addedAt, epoch, data }]) => ({
         storedId,
         ticket,
         order,
         ageMs: now - addedAt,
         data: new Uint8Array(data),
+        isCalledOff: epoch !== entry?.epoch,
       }));
   }
 
-  async renew(name: string, epoch: string): Promise<readonly IndexMember[]> {
+  async renew(name: string, epoch: string, { except }: RenewOptions = {}): Promise<readonly IndexMember[]> {
     requireEntry(name);
     requireToken("epoch", epoch);
+    if (except !== undefined) requireStoredId(except);
     const entry = this.#living(name);
-    if (entry !== undefined) entry.epoch = epoch;
+    if (entry !== undefined) {
+      const spared = except === undefined ? undefined : entry.members.get(except);
+      if (spared?.epoch === entry.epoch) spared.epoch = epoch;
+      entry.epoch = epoch;
+    }
     return this.members(name);
+  }
+
+  async callOff(name: string, storedId: string): Promise<boolean> {
+    requireEntry(name);
+    requireStoredId(storedId);
+    const member = this.#living(name)?.members.get(storedId);
+    if (member === undefined || this.#clock() >= member.endsAt) return false;
+    member.epoch = undefined;
+    return true;
   }
 
   async remove(name: string, members: readonly MemberToRemove[]): Promise<number> {
@@ -121,6 +149,11 @@ class MemoryPrincipalIndex implements PrincipalIndexStore {
 
   async *scan(): AsyncIterable<string> {
     for (const name of [...this.#entries.keys()]) if (this.#living(name) !== undefined) yield name;
+  }
+
+  #holds({ members, epoch }: Entry, storedId: string): boolean {
+    const member = members.get(storedId);
+    return member !== undefined && member.epoch === epoch && this.#clock() < member.endsAt;
   }
 
   #living(name: string): Entry | undefined {

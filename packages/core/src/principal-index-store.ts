@@ -18,6 +18,8 @@ export interface IndexMember {
   readonly ageMs: number;
   /** What it was added with. */
   readonly data: Uint8Array;
+  /** Whether it was called off since it was added: by {@link PrincipalIndexStore.renew} or {@link PrincipalIndexStore.callOff}. */
+  readonly isCalledOff: boolean;
 }
 
 /** What names a member that is to be removed. */
@@ -38,11 +40,20 @@ export interface AddMemberOptions {
   readonly data: Uint8Array;
   /** The epoch of the entry where it has none yet: what was never one, 1 to 64 characters of base64url. */
   readonly epoch: string;
+  /** Adds it only while the member of this stored id is there and was not called off. @defaultValue It is added in any case. */
+  readonly replaces?: string | undefined;
+}
+
+/** Options of {@link PrincipalIndexStore.renew}. */
+export interface RenewOptions {
+  /** Stored id of a member that is not called off. @defaultValue none */
+  readonly except?: string | undefined;
 }
 
 /**
- * Keeps entries of the index. An entry has members and an _epoch_, a token that is replaced by {@link PrincipalIndexStore.renew}. An entry lives as
- * long as the member that ends last, and its epoch with it. Each method is one atomic step on one entry.
+ * Keeps entries of the index. An entry has members and an _epoch_, a token that is replaced by {@link PrincipalIndexStore.renew}. A member keeps the epoch
+ * in which it was added; in another one it counts as called off. An entry lives as long as the member that ends last, and its epoch with it. Each method
+ * is one atomic step on one entry.
  *
  * All methods reject with `STORE_UNAVAILABLE` when the database cannot be asked within the store's deadline; the outcome of a write is then unknown. An
  * entry is named by 16 to 64 characters of base64url; stored ids are those of {@link EnvelopeStore}, from 16 bytes. Methods reject with a `TypeError` or
@@ -50,27 +61,31 @@ export interface AddMemberOptions {
  */
 export interface PrincipalIndexStore {
   /**
-   * Adds a member, or replaces the one of the same stored id. With the ticket that is there already it changes nothing: a client may have sent the command
-   * twice.
+   * Adds a member, or puts it in the place of the one of the same stored id. With the ticket that is there already it changes nothing: a client may have
+   * sent the command twice.
    *
-   * @returns The epoch of the entry.
+   * @returns The epoch in which the member was added; `undefined` when `replaces` did not hold, or the member was called off before the command came twice.
    */
-  add(entry: string, storedId: string, options: AddMemberOptions): Promise<string>;
+  add(entry: string, storedId: string, options: AddMemberOptions): Promise<string | undefined>;
 
-  /** @returns Whether the entry's epoch still is this one, and it has a member of this stored id. */
+  /** @returns Whether the entry's epoch still is this one, and it has a member of this stored id that was added in it and not called off. */
   holds(entry: string, storedId: string, epoch: string): Promise<boolean>;
 
   /** @returns All members that have not ended, in no order. */
   members(entry: string): Promise<readonly IndexMember[]>;
 
   /**
-   * Gives the entry another epoch, so that whoever has just added a member learns of it. An entry that does not exist needs none: no epoch of it is held
-   * by anybody.
+   * Gives the entry another epoch and so calls its members off, so that whoever has just added one learns of it, and nothing replaces one. An entry that
+   * does not exist needs none: no epoch of it is held by anybody.
    *
    * @param epoch - What was never one: 1 to 64 characters of base64url.
+   * @param options - See {@link RenewOptions}.
    * @returns All members that have not ended, in the same step.
    */
-  renew(entry: string, epoch: string): Promise<readonly IndexMember[]>;
+  renew(entry: string, epoch: string, options?: RenewOptions): Promise<readonly IndexMember[]>;
+
+  /** Calls one member off; it stays. @returns `false` when it is not there. */
+  callOff(entry: string, storedId: string): Promise<boolean>;
 
   /** Walks over the names of all entries, each once, in no order, as {@link EnvelopeStore.scan}. */
   scan(): AsyncIterable<string>;

@@ -11,7 +11,7 @@ import type { DataKey } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { KEY_ID_BYTES, parseEnvelope } from "./envelope.js";
 import type { EnvelopeStore } from "./envelope-store.js";
-import { codeOf, hasCode } from "./errors.js";
+import { codeOf, hasCode, SealedSessionError } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
 import type { IndexMember, PrincipalIndexStore } from "./principal-index-store.js";
 import { Sealer } from "./sealer.js";
@@ -19,7 +19,6 @@ import { Sealer } from "./sealer.js";
 /** How long a session lives of which it is not settled yet whether it may, in milliseconds: longer than a login takes. */
 export const DRAFT_MS = 30_000;
 
-const INDEX_NAME = "principal";
 const MAX_PRINCIPAL_BYTES = 1024;
 const MAX_SESSIONS_PER_PRINCIPAL = 10_000;
 /** Longest sealed device data: what a store of the index has to keep. */
@@ -71,6 +70,8 @@ export interface PrincipalIndexParts extends PrincipalIndexOptions {
   readonly sessions: EnvelopeStore;
   /** The sessions' namespace. */
   readonly namespace: string;
+  /** The sessions' purpose. */
+  readonly purpose: string;
   /** The absolute life of a session, in milliseconds. */
   readonly absoluteMs: number;
   /** How many sessions a principal may have. */
@@ -92,6 +93,8 @@ export interface Noted {
   /** When the principal logged in, if that is known, in milliseconds since 1970-01-01T00:00:00Z. */
   readonly loggedInAt: number | undefined;
   readonly found: readonly Found[];
+  /** The one whose place another session may take. */
+  readonly standing: Found | undefined;
 }
 
 /** What is noted at a login. */
@@ -102,6 +105,8 @@ export interface LoginNote {
   readonly device: unknown;
   /** When it was, where that is not now. */
   readonly loggedInAt?: number | undefined;
+  /** The note of the session that goes on in this one. */
+  readonly replaces?: Found | undefined;
 }
 
 /** An entry of a principal: one for each index key. */
@@ -122,6 +127,8 @@ export class PrincipalIndex {
   readonly #ring: KeyRing;
   readonly #sessions: EnvelopeStore;
   readonly #namespace: string;
+  /** Sessions of another purpose are none of this store's: it must not take their notes for stale. */
+  readonly #name: string;
   readonly #max: number | undefined;
   readonly #look: PrincipalIndexParts["look"];
   readonly #sealer: Sealer;
@@ -136,12 +143,14 @@ export class PrincipalIndex {
       "holds",
       "members",
       "renew",
+      "callOff",
       "remove",
       "scan",
     );
     this.#ring = requireMethods("principalIndex.ring", parts.ring, "indexKeys", "attach");
     this.#sessions = parts.sessions;
     this.#namespace = parts.namespace;
+    this.#name = `principal/${parts.purpose}`;
     this.#max =
       parts.max === undefined ? undefined : requireInteger("maxPerPrincipal", parts.max, 1, MAX_SESSIONS_PER_PRINCIPAL);
     this.#look = parts.look;
@@ -160,17 +169,31 @@ export class PrincipalIndex {
     sealingRing.attach({ maxTtlMs: absoluteMs, count: async () => new Map() }, this.#store);
   }
 
-  /** Notes a login, before the session is written. @throws SealedSessionError, UnsupportedValueError for the device data. */
-  async enter(principal: string, storedId: string, note: LoginNote): Promise<Admission> {
-    const { device, loggedInAt = Math.floor(this.#ring.clock()) } = note;
+  /**
+   * Notes a login, before the session is written. What goes on from another session is noted in the entry of that one, in the step in which its note is seen
+   * to stand: whoever ends all sessions comes before, and nothing is noted, or after, and finds both.
+   *
+   * @returns `undefined` when the note that it replaces was removed or called off.
+   * @throws SealedSessionError `LOGIN_OVERTAKEN` among others, UnsupportedValueError for the device data.
+   */
+  async enter(principal: string, storedId: string, note: LoginNote): Promise<Admission | undefined> {
+    const { device, replaces, loggedInAt = Math.floor(this.#ring.clock()) } = note;
     // To the second, as in the envelope of the session.
     const endsAt = Math.ceil(note.endsAt / 1000) * 1000;
-    const entry = this.#entry(await this.#ring.current(), principal);
+    const entry = replaces?.entry ?? this.#entry(await this.#ring.current(), principal);
     const data = await this.#sealer.seal({ at: loggedInAt, device }, place(entry, storedId), { notAfterMs: endsAt });
     const ticket = this.#token();
     const ttlMs = Math.max(1, endsAt - Math.floor(this.#ring.clock()));
-    const epoch = await this.#store.add(entry.name, storedId, { ttlMs, ticket, data, epoch: this.#token() });
-    return { entry: entry.name, storedId, ticket, epoch };
+    const epoch = await this.#store.add(entry.name, storedId, {
+      ttlMs,
+      ticket,
+      data,
+      epoch: this.#token(),
+      replaces: replaces?.member.storedId,
+    });
+    if (epoch !== undefined) return { entry: entry.name, storedId, ticket, epoch };
+    if (replaces === undefined) throw overtaken();
+    return undefined;
   }
 
   /** Whether nobody has logged the principal out everywhere, or this session alone, since it was noted. */
@@ -188,9 +211,14 @@ export class PrincipalIndex {
 
   /** @returns What is noted of a session: to be asked before it is written for somebody else, so that {@link PrincipalIndex.forget} spares what comes later. */
   async noted(principal: string, storedId: string): Promise<Noted> {
-    const found = (await this.#find(principal)).filter(({ member }) => member.storedId === storedId);
-    const [latest] = found;
-    return { found, loggedInAt: latest === undefined ? undefined : (await this.#open(latest))?.at };
+    const find = async (anew: boolean) =>
+      (await this.#find(principal, { anew })).filter(({ member }) => member.storedId === storedId);
+    let found = await find(false);
+    // It may be noted under a key that another process has just made.
+    if (found.length === 0) found = await find(true);
+    const standing = found.find(({ member }) => !member.isCalledOff);
+    const latest = standing ?? found[0];
+    return { found, standing, loggedInAt: latest === undefined ? undefined : (await this.#open(latest))?.at };
   }
 
   /** Removes what was noted of a session that is the principal's no longer, as {@link PrincipalIndex.withdraw}. */
@@ -249,13 +277,14 @@ export class PrincipalIndex {
   }
 
   /**
-   * Ends all sessions but one. In this order: the epoch is renewed first, so that a login which is under way loses when it asks; sessions are removed from the
-   * index only once they have ended, so that a failure leaves nothing that a second call does not find.
+   * Ends all sessions but one. In this order: the epoch is renewed first, so that a login which is under way loses when it asks, and no session that is found goes
+   * on under another id; sessions are removed from the index only once they have ended, so that a failure leaves nothing that a second call does not find.
+   * Last the ring is read again, for keys that were made meanwhile.
    *
    * @returns How many have ended.
    */
   async endAll(principal: string, except: string | undefined): Promise<number> {
-    const entries = await this.#entries(principal, { anew: true });
+    const seen = new Set<string>();
     let ended = 0;
     let failure: { readonly error: unknown } | undefined;
     const orNote = async <T>(work: Promise<T>): Promise<T | undefined> => {
@@ -266,19 +295,24 @@ export class PrincipalIndex {
         return undefined;
       }
     };
-    await Promise.all(
-      entries.map(async ({ name }) => {
-        const members = (await orNote(this.#store.renew(name, this.#token()))) ?? [];
-        const gone: IndexMember[] = [];
-        await some(members, async (member) => {
-          if (member.storedId === except) return;
-          const wasThere = await orNote(this.#sessions.destroy(member.storedId));
-          if (wasThere !== undefined) gone.push(member);
-          if (wasThere) ended++;
-        });
-        await orNote(this.#remove(name, gone));
-      }),
-    );
+    const endIn = async ({ name }: Entry) => {
+      const members = (await orNote(this.#store.renew(name, this.#token(), { except }))) ?? [];
+      const gone: IndexMember[] = [];
+      await some(members, async (member) => {
+        if (member.storedId === except) return;
+        const wasThere = await orNote(this.#sessions.destroy(member.storedId));
+        if (wasThere !== undefined) gone.push(member);
+        if (wasThere) ended++;
+      });
+      await orNote(this.#remove(name, gone));
+    };
+    for (;;) {
+      const entries = (await orNote(this.#entries(principal, { anew: true }))) ?? [];
+      const unseen = entries.filter(({ name }) => !seen.has(name));
+      if (unseen.length === 0) break;
+      for (const { name } of unseen) seen.add(name);
+      await Promise.all(unseen.map(endIn));
+    }
     if (failure !== undefined) throw failure.error;
     return ended;
   }
@@ -289,8 +323,9 @@ export class PrincipalIndex {
     const found = (await this.#find(principal, { anew: true })).filter(isMeant);
     let ended = false;
     for (const { entry, member } of found) {
+      // From here on one that is just being written loses when it asks, and nothing goes on from it. What has gone meanwhile may be another's by now.
+      if (!(await this.#store.callOff(entry.name, member.storedId))) continue;
       if (await this.#sessions.destroy(member.storedId)) ended = true;
-      // One that is just being written loses when it asks.
       await this.#store.remove(entry.name, [member]);
     }
     return ended;
@@ -340,12 +375,12 @@ export class PrincipalIndex {
 
   /** The key id in front says when a key can retire, and tells nothing that is not public. */
   #entry(dataKey: DataKey, principal: string): Entry {
-    const blind = blindIndexEntry(dataKey.indexKey(), this.#namespace, INDEX_NAME, principal);
+    const blind = blindIndexEntry(dataKey.indexKey(), this.#namespace, this.#name, principal);
     return { name: dataKey.keyId + base64url(blind), dataKey };
   }
 
   #handle({ dataKey }: Entry, storedId: string): string {
-    return base64url(blindHandle(dataKey.indexKey(), this.#namespace, INDEX_NAME, storedId));
+    return base64url(blindHandle(dataKey.indexKey(), this.#namespace, this.#name, storedId));
   }
 
   /** What was noted at a login; `undefined` when it does not open, which must not keep anybody from logging the device out. */
@@ -396,6 +431,11 @@ export class PrincipalIndex {
     this.#ring.random(bytes);
     return base64url(bytes);
   }
+}
+
+/** The error of a login that must not be repeated without asking for the password again. */
+export function overtaken(): SealedSessionError {
+  return new SealedSessionError("LOGIN_OVERTAKEN", "the session was ended while its principal logged in");
 }
 
 /** @returns `principal`, 1 to 1024 bytes of UTF-8. */

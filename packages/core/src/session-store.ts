@@ -13,13 +13,15 @@ import { type AdoptPlaintextOptions, PlaintextAdoption } from "./plaintext-adopt
 import {
   type Admission,
   DRAFT_MS,
+  type Found,
   type Occupant,
+  overtaken,
   PrincipalIndex,
   type PrincipalIndexOptions,
   type PrincipalSession,
   requirePrincipal,
 } from "./principal-index.js";
-import { Sealer, type SealerOptions } from "./sealer.js";
+import { DEFAULT_PURPOSE, Sealer, type SealerOptions } from "./sealer.js";
 import { createSessionId, type StoredIdMode, storedIdOf } from "./session-id.js";
 
 const DEFAULT_IDLE_SECONDS = 86_400;
@@ -52,13 +54,14 @@ export interface SessionStoreOptions<T = unknown> extends Omit<SealerOptions, "c
    */
   readonly adopt?: AdoptPlaintextOptions;
   /**
-   * Tells to whom a session belongs, such as its user id: 1 to 1024 bytes of UTF-8, or `undefined` while nobody is logged in. With it sessions can be
-   * listed and ended by principal. It is called for each session that is read or written, and must not change it. Needs `principalIndex` and
+   * Tells to whom a session belongs, such as its user id: 1 to 1024 bytes of UTF-8, or `undefined` or `null` while nobody is logged in. With it sessions can be
+   * listed and ended by principal. It is called for each session that is read or written, and must not change it. A session of which it returns anything else
+   * is not written (TypeError, RangeError); one that is there already is read as nobody's. Needs `principalIndex` and
    * `absoluteSeconds`: an entry of the index ends with the absolute life of its session, and no read has to renew it.
    *
    * @defaultValue none
    */
-  readonly principal?: (session: T) => string | undefined;
+  readonly principal?: (session: T) => string | null | undefined;
   /** Where the index of principals lies. It holds no principal, only names that tell nothing without the index key. @defaultValue none */
   readonly principalIndex?: PrincipalIndexOptions;
   /**
@@ -132,6 +135,8 @@ interface Version<T> {
   readonly loggedInAt?: number | undefined;
   /** The stored id whose session goes on under this one. */
   readonly replaces?: string | undefined;
+  /** What is noted of that session. */
+  readonly replacedNote?: Found | undefined;
 }
 
 /** Writes an envelope. @returns `false` when the condition did not hold under which it is written. */
@@ -160,7 +165,7 @@ export class SessionStore<T = unknown> {
   readonly #adopt: AdoptPlaintextOptions | undefined;
   readonly #adoption: PlaintextAdoption | undefined;
   readonly #origins = new WeakMap<object, Origin>();
-  readonly #principal: ((session: T) => string | undefined) | undefined;
+  readonly #principal: ((session: T) => string | null | undefined) | undefined;
   readonly #device: ((session: T) => unknown) | undefined;
   readonly #index: PrincipalIndex | undefined;
 
@@ -221,8 +226,9 @@ export class SessionStore<T = unknown> {
     // One that lives in clear under this id becomes an envelope, and so is in the way.
     if (ownId !== undefined && this.#isAdopting()) await this.#adoption?.adopt(sessionId, storedId);
     const notAfterMs = this.#endOfLife(undefined);
-    await this.#insert({ storedId, sessionId, session, notAfterMs, ttlMs: this.#ttl(notAfterMs, ttlMs) });
-    return sessionId;
+    const version = { storedId, sessionId, session, notAfterMs, ttlMs: this.#ttl(notAfterMs, ttlMs) };
+    if (await this.#insert(version)) return sessionId;
+    throw new SealedSessionError("SESSION_EXISTS", "a session lives under this id already");
   }
 
   /**
@@ -334,7 +340,8 @@ export class SessionStore<T = unknown> {
   }
 
   /**
-   * Moves a session to a new id, as every login should (session fixation). Its absolute life goes on.
+   * Moves a session to a new id, as every login should (session fixation). Its absolute life goes on. A session that is just being ended, by
+   * {@link SessionStore.destroyAllFor} or {@link SessionStore.destroyFor}, goes nowhere: `LOGIN_OVERTAKEN`.
    *
    * @param change - Gets the session and returns the one to be kept. Default: the session as it is.
    * @returns The new session id, or `undefined` when there is no such session, also when it was destroyed meanwhile.
@@ -353,7 +360,7 @@ export class SessionStore<T = unknown> {
       const notAfterMs = this.#endOfLife(found.notAfterMs);
       const remainingMs = this.#sliding ? this.#idleMs : await this.#store.ttlMs(storedId);
       if (remainingMs === undefined) return undefined;
-      const before = this.#principalOf(found.session);
+      const before = this.#principalIn(found.session);
       const session = await change(found.session);
 
       const newId = createSessionId(this.#ring.random);
@@ -362,7 +369,13 @@ export class SessionStore<T = unknown> {
       const after = this.#principalOf(session);
       const noted = before === undefined ? undefined : await this.#index?.noted(before, storedId);
       const goesOn = before !== undefined && before === after;
-      await this.#insert({
+      if (goesOn && noted?.standing === undefined) {
+        // Logged out, and just about to end: what goes on from it would escape.
+        if (noted?.found.length) throw this.#reported(overtaken());
+        // It has ended since it was read, or was never noted.
+        if (!(await this.#store.compareAndSet(storedId, bytes, bytes))) continue;
+      }
+      const inserted = await this.#insert({
         storedId: newStoredId,
         sessionId: newId,
         session,
@@ -370,7 +383,10 @@ export class SessionStore<T = unknown> {
         ttlMs,
         loggedInAt: goesOn ? noted?.loggedInAt : undefined,
         replaces: goesOn ? storedId : undefined,
+        replacedNote: goesOn ? noted?.standing : undefined,
       });
+      // The old session has changed, ended, or was logged out since it was read.
+      if (!inserted) continue;
       if (await this.#store.destroy(storedId, { expected: bytes })) {
         if (noted !== undefined) await this.#index?.forget(noted);
         // A plaintext that was left over would bring the old id back to life.
@@ -428,8 +444,8 @@ export class SessionStore<T = unknown> {
   }
 
   /**
-   * Ends all sessions of a principal: "log out everywhere". When it returns, no session opens whose login was complete before the call, and a login that was
-   * under way, whose session would have been missed, fails with `LOGIN_OVERTAKEN`.
+   * Ends all sessions of a principal: "log out everywhere". When it returns, no session opens whose login was complete before the call, also none that has got
+   * another id since, and a login that was under way, whose session would have been missed, fails with `LOGIN_OVERTAKEN`.
    *
    * @param principal - As the option `principal` returns it.
    * @param options - See {@link DestroyAllForOptions}.
@@ -447,7 +463,7 @@ export class SessionStore<T = unknown> {
    *
    * @param principal - As the option `principal` returns it; the handle of another principal's session names none.
    * @param handle - As {@link SessionStore.listFor} returned it.
-   * @returns `false` when there is no such session.
+   * @returns `false` when there is no such session, also when it has got another id, and so another handle, meanwhile. After `true` none goes on from it.
    * @throws SealedSessionError as {@link SessionStore.destroyAllFor}.
    */
   async destroyFor(principal: string, handle: string): Promise<boolean> {
@@ -498,7 +514,7 @@ export class SessionStore<T = unknown> {
       const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
       if (bytes === undefined || found === undefined) return undefined;
       if (ifUnchanged && origin !== undefined && !equal(bytes, origin.envelope)) throw changed();
-      const before = this.#principalOf(found.session);
+      const before = this.#principalIn(found.session);
       const session = await change(found.session);
       const notAfterMs = this.#endOfLife(found.notAfterMs);
       const isTtlKnown = this.#sliding || ttlMs !== undefined;
@@ -572,13 +588,11 @@ export class SessionStore<T = unknown> {
     });
   }
 
-  async #insert(version: Version<T>): Promise<void> {
+  #insert(version: Version<T>): Promise<boolean> {
     const { storedId } = version;
-    const written = await this.#save(version, undefined, (envelope, life) =>
+    return this.#save(version, undefined, (envelope, life) =>
       this.#store.set(storedId, envelope, { ...(life as Life), condition: "absent" }),
     );
-    if (written) return;
-    throw new SealedSessionError("SESSION_EXISTS", "a session lives under this id already");
   }
 
   /**
@@ -612,7 +626,7 @@ export class SessionStore<T = unknown> {
    * The draft's end is authenticated in the envelope. A time to live alone would not do: a request with the same session id may slide it.
    */
   async #login(index: PrincipalIndex, principal: string, version: Version<T>, write: Write): Promise<boolean> {
-    const { storedId, sessionId, session, loggedInAt, replaces } = version;
+    const { storedId, sessionId, session, loggedInAt, replaces, replacedNote } = version;
     const notAfterMs = version.notAfterMs as number;
     const ttlMs = version.ttlMs ?? (await this.#store.ttlMs(storedId));
     if (ttlMs === undefined) return false;
@@ -625,7 +639,9 @@ export class SessionStore<T = unknown> {
       endsAt: this.#mayBeDraft({ notAfterMs }) ? latestEndMs : notAfterMs,
       device: this.#device?.(session),
       loggedInAt,
+      replaces: replacedNote,
     });
+    if (admission === undefined) return false;
     // The note stays: a session of the same principal that lives here already may rely on it.
     if (!(await write(draft, { ttlMs: Math.min(ttlMs, DRAFT_MS) }))) return false;
     try {
@@ -635,9 +651,13 @@ export class SessionStore<T = unknown> {
       return true;
     } catch (error) {
       await this.#abandon(index, admission);
-      if (hasCode(error, "LOGIN_OVERTAKEN")) report({ type: "login-overtaken", ring: this.#ring.name });
-      throw error;
+      throw this.#reported(error);
     }
+  }
+
+  #reported(error: unknown): unknown {
+    if (hasCode(error, "LOGIN_OVERTAKEN")) report({ type: "login-overtaken", ring: this.#ring.name });
+    return error;
   }
 
   /**
@@ -664,7 +684,7 @@ export class SessionStore<T = unknown> {
       const found = bytes === undefined ? undefined : await this.#open(bytes, storedId, sessionId);
       if (bytes === undefined || found === undefined) throw overtaken();
       if (found.notAfterMs !== (draftEnd as number) * 1000) return;
-      const foundPrincipal = this.#principalOf(found.session);
+      const foundPrincipal = this.#principalIn(found.session);
       // Of another principal's login nobody has asked the index yet.
       if (foundPrincipal !== undefined && foundPrincipal !== this.#principalOf(session)) return;
       if (!(await holds())) throw overtaken();
@@ -691,17 +711,30 @@ export class SessionStore<T = unknown> {
     if (this.#clientBound) return "principal's";
     const found = await this.#openOfAll(bytes, storedId);
     if (found === undefined) return "closed";
-    return this.#principalOf(found.session) === principal ? "principal's" : "another's";
+    if (this.#principalIn(found.session) === principal) return "principal's";
+    // A replica may be behind. Nothing is written where these bytes are there, and the master tells whether they are.
+    return (await this.#store.compareAndSet(storedId, bytes, bytes)) ? "another's" : "closed";
   }
 
+  /** The principal of a session that is to be written. @throws TypeError or RangeError when it cannot be one. */
   #principalOf(session: T): string | undefined {
-    const principal = this.#principal?.(session);
+    const principal = this.#principal?.(session) ?? undefined;
     return principal === undefined ? undefined : requirePrincipal(principal);
+  }
+
+  /** The principal of a session that was read. One that cannot be written is nobody's: one session of before must not keep others from being read. */
+  #principalIn(session: T): string | undefined {
+    const principal = this.#principal?.(session) ?? undefined;
+    try {
+      return principal === undefined ? undefined : requirePrincipal(principal);
+    } catch {
+      return undefined;
+    }
   }
 
   /** Sessions that were taken over from another store, or written by a process without the index, are noted when they are met. */
   async #catchUp(session: T, storedId: string, notAfterMs: number | undefined): Promise<void> {
-    const principal = this.#principalOf(session);
+    const principal = this.#principal?.(session) ?? undefined;
     if (principal === undefined) return;
     const endsAt = notAfterMs ?? (this.#endOfLife(undefined) as number);
     await this.#index?.catchUp(principal, storedId, { endsAt, device: this.#device?.(session) });
@@ -717,7 +750,7 @@ export class SessionStore<T = unknown> {
   }
 
   #principalIndexOf(options: SessionStoreOptions<T>): PrincipalIndex | undefined {
-    const { principal, principalIndex, device, maxPerPrincipal, namespace = "" } = options;
+    const { principal, principalIndex, device, maxPerPrincipal, namespace = "", purpose = DEFAULT_PURPOSE } = options;
     for (const [field, value] of Object.entries({ principal, device })) {
       if (value !== undefined && typeof value !== "function") throw new TypeError(`${field} must be a function`);
     }
@@ -736,6 +769,7 @@ export class SessionStore<T = unknown> {
       sealingRing: this.#ring,
       sessions: this.#store,
       namespace,
+      purpose,
       absoluteMs: this.#absoluteMs,
       max: maxPerPrincipal,
       look: (storedId, of) => this.#look(storedId, of),
@@ -755,7 +789,7 @@ export class SessionStore<T = unknown> {
     const header = parseEnvelope(envelope, this.#maxEnvelopeBytes);
     const notAfterMs = header?.notAfter === undefined ? undefined : header.notAfter * 1000;
     if (header !== undefined && typeof session === "object" && session !== null) {
-      const principal = this.#principalOf(session);
+      const principal = this.#principalIn(session);
       this.#origins.set(session, { storedId, principal, notAfterMs, keyId: header.keyId, envelope });
     }
     return { notAfterMs };
@@ -861,10 +895,6 @@ export class SessionStore<T = unknown> {
 
 function changed(): SealedSessionError {
   return new SealedSessionError("STORE_CONFLICT", "somebody else has written this session since it was read");
-}
-
-function overtaken(): SealedSessionError {
-  return new SealedSessionError("LOGIN_OVERTAKEN", "the session was ended while its principal logged in");
 }
 
 function conflict(): SealedSessionError {

@@ -66,6 +66,58 @@ describe.each(MODES)("with %s", (_, mode) => {
       expect(await sessions.destroyAllFor("ada", { except: "short" })).toBe(1);
     });
 
+    it("do not go on under another id while they end: neither all at once, nor one by one", async () => {
+      for (const which of ["all", "one"]) {
+        for (const rotated of [false, true]) {
+          const { sessions, open, storedIds, indexRing, advance } = principalFixture({
+            ...mode,
+            idleSeconds: 29 * 24 * 3600,
+          });
+          const id = await sessions.create({ user: "ada" });
+          if (rotated) {
+            await indexRing.publish({ delayMs: 0 });
+            advance(29 * DAY - 1);
+            await indexRing.refresh();
+          }
+          const refused: unknown[] = [];
+          // By now the logout has seen what there is.
+          const ending = open({}, async (command) => {
+            if (command === "session.destroy") refused.push(await codeThrown(sessions.regenerate(id)));
+          });
+          const handle = (await sessions.listFor("ada"))[0]?.handle as string;
+          expect(await (which === "all" ? ending.destroyAllFor("ada") : ending.destroyFor("ada", handle))).toBe(
+            which === "all" ? 1 : true,
+          );
+          expect(refused).toEqual(["LOGIN_OVERTAKEN"]);
+          expect(await storedIds()).toEqual([]);
+          expect(await sessions.regenerate(id)).toBeUndefined();
+        }
+      }
+    });
+
+    it("do not go on under another id after a failure to end them, and end with the next call", async () => {
+      const { sessions, open } = principalFixture(mode);
+      const id = await sessions.create({ user: "ada" });
+      const failing = open({}, (command) => {
+        if (command === "session.destroy") throw new Error("down");
+      });
+      await expect(failing.destroyAllFor("ada")).rejects.toThrow("down");
+      expect(await sessions.get(id)).toBeDefined();
+      expect(await codeThrown(sessions.regenerate(id))).toBe("LOGIN_OVERTAKEN");
+      expect(await sessions.listFor("ada")).toHaveLength(1);
+      expect(await sessions.destroyAllFor("ada")).toBe(1);
+      expect(await sessions.get(id)).toBeUndefined();
+    });
+
+    it("go on under another id where all others end", async () => {
+      const { sessions } = principalFixture(mode);
+      const [mine] = [await sessions.create({ user: "ada" }), await sessions.create({ user: "ada" })];
+      for (let time = 0; time < 2; time++) await sessions.destroyAllFor("ada", { except: mine });
+      const newId = (await sessions.regenerate(mine)) as string;
+      expect(await sessions.get(newId)).toEqual({ user: "ada" });
+      expect(await sessions.destroyAllFor("ada")).toBe(1);
+    });
+
     it("end one by one by their handles, which name nothing under another principal", async () => {
       const { sessions } = principalFixture(mode);
       const [first, second] = [await sessions.create({ user: "ada" }), await sessions.create({ user: "ada" })];
@@ -178,6 +230,18 @@ describe.each(MODES)("with %s", (_, mode) => {
         "session.compareAndSet",
         "session.get",
         "session.compareAndSet",
+      ]);
+      commands.length = 0;
+      await sessions.regenerate(id);
+      expect(commands).toEqual([
+        "session.get",
+        "index.members",
+        "index.add",
+        "session.set",
+        "index.holds",
+        "session.compareAndSet",
+        "session.destroy",
+        "index.remove",
       ]);
     });
 
@@ -360,7 +424,7 @@ describe("options of the index", () => {
     ["a".repeat(1025), RangeError],
     ["\ud800", RangeError],
     [7, TypeError],
-    [null, TypeError],
+    [{ id: 7 }, TypeError],
   ])("refuse %j as a principal, before anything is written", async (user, error) => {
     const { sessions, storedIds } = principalFixture();
     await expect(sessions.create({ user: user as never })).rejects.toThrow(error);
@@ -453,6 +517,43 @@ describe("the index ring", () => {
     await otherRing.publish({ delayMs: 0 });
     await open({ principalIndex: { store: entries, ring: otherRing } }).create({ user: "ada" });
     expect(await call(sessions)).toBe(2);
+  });
+
+  it("may have got a key that the process which gives a session another id has not met", async () => {
+    const { open, sessions, openIndexRing, entries, envelopes, advance } = principalFixture();
+    await sessions.listFor("ada");
+    const otherRing = openIndexRing();
+    advance(1);
+    await otherRing.publish({ delayMs: 0 });
+    const other = { principalIndex: { store: entries, ring: otherRing } };
+    const id = await open(other).create({ user: "ada" });
+    const refused: unknown[] = [];
+    const ending = open({
+      ...other,
+      store: new Proxy(envelopes, {
+        get: (target, name: keyof EnvelopeStore) => async (storedId: string) => {
+          refused.push(await codeThrown(sessions.regenerate(id)));
+          return (target[name] as typeof target.destroy)(storedId);
+        },
+      }),
+    });
+    expect(await ending.destroyAllFor("ada")).toBe(1);
+    expect(refused).toEqual(["LOGIN_OVERTAKEN"]);
+  });
+
+  it("may get a key while sessions are ended: those that are noted under it end too", async () => {
+    const { open, sessions, openIndexRing, entries, advance } = principalFixture();
+    await sessions.create({ user: "ada" });
+    const otherRing = openIndexRing();
+    advance(1);
+    let id: string | undefined;
+    const ending = open({}, async (command) => {
+      if (command !== "index.renew" || id !== undefined) return;
+      await otherRing.publish({ delayMs: 0 });
+      id = await open({ principalIndex: { store: entries, ring: otherRing } }).create({ user: "ada" });
+    });
+    expect(await ending.destroyAllFor("ada")).toBe(2);
+    expect(await sessions.get(id as string)).toBeUndefined();
   });
 
   it("looks up by a key that was revoked, and writes nothing more under it", async () => {
@@ -595,6 +696,23 @@ describe("what lies in the index", () => {
     expect(await open({ namespace: "eu" }).destroyAllFor("ada")).toBe(1);
   });
 
+  it("is another name for each purpose, so that one store of sessions does not clean up another's", async () => {
+    const { open, entries, advance } = principalFixture();
+    const [shop, admin] = [open({ purpose: "shop" }), open({ purpose: "admin" })];
+    const id = await admin.create({ user: "ada" });
+    advance(MINUTE);
+    expect(await shop.listFor("ada")).toEqual([]);
+    expect(await shop.destroyAllFor("ada")).toBe(0);
+    expect(await admin.get(id)).toBeDefined();
+    expect(await admin.listFor("ada")).toHaveLength(1);
+    await shop.create({ user: "ada" });
+    const names: string[] = [];
+    for await (const name of entries.scan()) names.push(name);
+    expect(new Set(names).size).toBe(2);
+    expect(await admin.destroyAllFor("ada")).toBe(1);
+    expect(await admin.get(id)).toBeUndefined();
+  });
+
   it.each([
     ["session", ["ada", "ada"]],
     ["principal", ["ada", "bob"]],
@@ -667,6 +785,66 @@ describe("sessions that were written without the index", () => {
     const sessions = open({ principalIndex: { store: down, ring: indexRing, catchUpUntil: START + DAY } });
     expect(await sessions.get(id)).toEqual({ user: "ada" });
     expect(events).toContainEqual({ type: "principal-index-failed", ring: indexRing.name, code: undefined });
+  });
+});
+
+describe("a replica that is behind", () => {
+  it("does not make a session be taken for another's, and leave the index", async () => {
+    const { sessions, open, envelopes, advance, indexed } = principalFixture({ maxPerPrincipal: 1 });
+    const id = await sessions.create({});
+    const before = await envelopes.get(stored(id));
+    await sessions.update(id, () => ({ user: "ada" }));
+    advance(MINUTE);
+    const behind = open({
+      store: new Proxy(envelopes, {
+        get: (target, name: keyof EnvelopeStore) =>
+          name === "get"
+            ? async (storedId: string) => (storedId === stored(id) ? before : target.get(storedId))
+            : (target[name] as () => unknown).bind(target),
+      }),
+    });
+    await behind.listFor("ada");
+    const other = await behind.create({ user: "ada" });
+    expect(await indexed()).toEqual([stored(id), stored(other)].sort());
+    expect(await sessions.destroyAllFor("ada")).toBe(2);
+    expect(await sessions.get(id)).toBeUndefined();
+  });
+});
+
+describe("what cannot be a principal", () => {
+  it.each([7, true, "", "\ud800", "a".repeat(1025), { id: 7 }])(
+    "is read as nobody's in a session of before, and refused when it is written: %j",
+    async (user) => {
+      const { ring, envelopes, open, sessions, entries, indexRing, indexed } = principalFixture();
+      const before = new SessionStore<unknown>({ ring, store: envelopes, absoluteSeconds: 3600 });
+      const id = await before.create({ user });
+      const ada = await sessions.create({ user: "ada" });
+      const session = (await sessions.get(id)) as Session;
+      expect(session).toEqual({ user });
+      expect(await sessions.touch(id)).toBe(true);
+      const met: string[] = [];
+      for await (const [storedId] of sessions.all()) met.push(storedId);
+      expect(met.sort()).toEqual([stored(id), stored(ada)].sort());
+      await expect(sessions.set(id, session)).rejects.toThrow(/principal/);
+      await expect(sessions.update(id, (found) => found)).rejects.toThrow(/principal/);
+      await expect(sessions.regenerate(id)).rejects.toThrow(/principal/);
+      const catchingUp = open({ principalIndex: { store: entries, ring: indexRing, catchUpUntil: START + DAY } });
+      expect(await catchingUp.get(id)).toEqual({ user });
+      expect(events).toContainEqual({ type: "principal-index-failed", ring: indexRing.name, code: undefined });
+      expect(await sessions.update(id, () => ({ user: "ada" }))).toEqual({ user: "ada" });
+      expect(await indexed()).toEqual([stored(id), stored(ada)].sort());
+    },
+  );
+
+  it("is not null, which is nobody as undefined is", async () => {
+    const { sessions, open, indexed } = principalFixture({ principal: ({ user }) => (user ?? null) as string | null });
+    const id = await sessions.create({});
+    await sessions.set(id, { visits: 1 });
+    expect(await indexed()).toEqual([]);
+    const newId = (await sessions.regenerate(id, () => ({ user: "ada" }))) as string;
+    expect(await sessions.listFor("ada")).toHaveLength(1);
+    await open().update(newId, () => ({}));
+    expect(await indexed()).toEqual([]);
   });
 });
 

@@ -101,6 +101,18 @@ const ACTIONS: Readonly<Record<string, Action>> = {
     if (session !== undefined) await sessions.set(old, {}, { origin: session });
   },
   "regenerates the old one": (sessions, { old }) => sessions.regenerate(old),
+  "regenerates the old one again and again": async (sessions, { old }) => {
+    let sessionId: string | undefined = old;
+    for (let time = 0; time < 3 && sessionId !== undefined; time++) sessionId = await sessions.regenerate(sessionId);
+  },
+  "counts a visit of the old one": (sessions, { old }) =>
+    sessions.update(old, (session) => ({ ...session, visits: (session.visits ?? 0) + 1 })),
+  "sets the old one": (sessions, { old }) => sessions.set(old, { user: "ada", device: "old" }),
+  "touches the old one": (sessions, { old }) => sessions.touch(old, { ttlMs: HOUR }),
+  "logs the old one out": async (sessions, { old }) => {
+    const [mine] = (await sessions.listFor("ada", { current: old })).filter(({ current }) => current);
+    return mine !== undefined && (await sessions.destroyFor("ada", mine.handle));
+  },
   "uses it": async (sessions, { shared }) => {
     const session = await sessions.get(shared);
     if (session !== undefined) await sessions.set(shared, { ...session, visits: 1 }, { origin: session });
@@ -141,7 +153,7 @@ async function act(seed: number, plan: Plan) {
   const limit = plan.maxPerPrincipal === undefined ? {} : { maxPerPrincipal: plan.maxPerPrincipal };
   const fixture = principalFixture({ idleSeconds: 40 * 24 * 3600, absoluteSeconds: 45 * 24 * 3600, ...limit });
   const { open, sessions, advance, indexRing, ring } = fixture;
-  const old = await sessions.create({ user: "ada" });
+  const old = await sessions.create({ user: "ada", device: "old" });
   if (plan.rotated) {
     await indexRing.publish({ delayMs: 0 });
     advance(INDEX_PERIOD);
@@ -235,6 +247,23 @@ function planOf(seed: number): Plan {
   };
 }
 
+/** One to three, of which the first gives the session another id. */
+function usesOfTheOld(seed: number): string[] {
+  const random = randomOf(seed ^ 0x5bd1e995);
+  const regenerating = ["regenerates the old one", "regenerates the old one again and again"];
+  const others = [
+    ...regenerating,
+    "uses the old one",
+    "counts a visit of the old one",
+    "sets the old one",
+    "touches the old one",
+    "lists ada's",
+    "logs in",
+  ];
+  const pick = (from: readonly string[]) => from[Math.floor(random() * from.length)] as string;
+  return [pick(regenerating), ...Array.from({ length: Math.floor(random() * 3) }, () => pick(others))];
+}
+
 describe("whatever happens at once, in any order, and whoever dies in it", { timeout: TIMEOUT_MS }, () => {
   it("every living session of a principal is in the index, and ends with the next logout everywhere", async () => {
     for (let seed = 0; seed < ORDERS; seed++) {
@@ -255,6 +284,21 @@ describe("whatever happens at once, in any order, and whoever dies in it", { tim
       }
       acted.advance(DRAFT_MS + SECOND);
       await expectOvertaken(acted, `seed ${seed}`);
+    }
+  });
+
+  it("no session lives that goes on from one which was logged out everywhere, or alone", async () => {
+    for (let seed = 0; seed < ORDERS * 2; seed++) {
+      const logout = seed % 2 === 0 ? "logs ada out everywhere" : "logs the old one out";
+      const plan: Plan = { actions: [logout, ...usesOfTheOld(seed)], rotated: seed % 3 === 0, slow: seed % 5 === 0 };
+      // A process that dies before it ends the old session leaves a new one whose id nobody has got, and of which a logout of the old one alone does not know.
+      const acted = await act(seed, { ...plan, crash: seed % 4 === 0 });
+      acted.advance(DRAFT_MS + SECOND);
+      const outcome = acted.outcomes.get(`0: ${logout}`);
+      if (outcome?.status !== "fulfilled" || outcome.value === false) continue;
+      const living: string[] = [];
+      for await (const [, session] of acted.open().all()) if (session.device === "old") living.push(session.device);
+      expect(living, `seed ${seed}, ${JSON.stringify(plan)}`).toEqual([]);
     }
   });
 
@@ -309,6 +353,24 @@ describe("what happens at once", { timeout: TIMEOUT_MS }, () => {
       const session = await sessions.get(world.shared);
       expect(session, `seed ${seed}`).toBeDefined();
       if (seed % 2 === 1) expect(session, `seed ${seed}`).toEqual({ user: "ada", visits: 2 });
+    }
+  });
+
+  it("lets a session go on under one new id, whatever other requests of it were under way", async () => {
+    for (let seed = 0; seed < ORDERS / 2; seed++) {
+      const plan: Plan = { actions: usesOfTheOld(seed), rotated: seed % 3 === 0 };
+      const acted = await act(seed, plan);
+      const label = `seed ${seed}, ${JSON.stringify(plan)}`;
+      for (const [actor, outcome] of acted.outcomes) expect(outcome.status, `${label}: ${actor}`).toBe("fulfilled");
+      acted.advance(DRAFT_MS + SECOND);
+      const living: string[] = [];
+      for await (const [storedId, session] of acted.open().all()) if (session.device === "old") living.push(storedId);
+      expect(living, label).toHaveLength(1);
+      expect(living, label).not.toContain(stored(acted.world.old));
+      expect(
+        (await acted.sessions.listFor("ada")).filter(({ device }) => device === "old"),
+        label,
+      ).toHaveLength(1);
     }
   });
 

@@ -3,7 +3,13 @@
  *
  * A hash has the entry's epoch under `epoch`, a counter under `last`, and each member under its stored id, which is longer than either.
  */
-import type { AddMemberOptions, IndexMember, MemberToRemove, PrincipalIndexStore } from "@sealed-session/core";
+import type {
+  AddMemberOptions,
+  IndexMember,
+  MemberToRemove,
+  PrincipalIndexStore,
+  RenewOptions,
+} from "@sealed-session/core";
 import type { ViewTimes } from "./master-view.js";
 import { askRedis } from "./redirection.js";
 import { type RedisClient, type RedisCommands, requireClient } from "./redis-client.js";
@@ -16,27 +22,50 @@ const ENTRY = /^[\w-]{16,64}$/;
 const TOKEN = /^[\w-]{1,64}$/;
 const MIN_STORED_ID_BYTES = 16;
 const MAX_DATA_BYTES = 8192;
+/** Three numbers, two tokens, five colons. */
+const MAX_HEAD_BYTES = 256;
 /** New members after which those that have ended are looked for. */
 const SWEEP_EVERY = 64;
-/** `order:added at:ends at:ticket:`, times in ms by the server's clock; the data follows. */
-const HEAD = "^(%d+):(%d+):(%d+):([%w_-]+):";
-const HEAD_OF_REPLY = /^(\d+):(\d+):\d+:([\w-]+):/;
+/** `order:added at:ends at:epoch:ticket:`, times in ms by the server's clock, without an epoch when it was called off; the data follows. */
+const HEAD = "^(%d+):(%d+):(%d+):([%w_-]*):([%w_-]+):";
+const HEAD_OF_REPLY = /^(\d+):(\d+):\d+:([\w-]*):([\w-]+):/;
 
 const NOW = `
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)`;
 
-/** KEYS[1] entry; ARGV: stored id, ticket, time to live in ms, epoch where there is none, data. The entry lives as long as the member that ends last. */
-const ADD = script(`${NOW}
+/** Whether a member holds in an epoch: `false` for the epoch of an entry that has none. */
+const HOLDS_IN = `
+local function holds(field, epoch)
+  local member = epoch and redis.call('HGET', KEYS[1], field)
+  if not member then return false end
+  local _, _, _, _, ends, of = string.find(member, '${HEAD}')
+  return of == epoch and tonumber(ends) > now
+end`;
+
+/** Moves a member to another epoch. */
+const MOVE = `
+local function move(field, epoch)
+  local member = redis.call('HGET', KEYS[1], field)
+  local _, last, times = string.find(member, '^(%d+:%d+:%d+:)[%w_-]*')
+  redis.call('HSET', KEYS[1], field, times .. epoch .. string.sub(member, last + 1))
+end`;
+
+/**
+ * KEYS[1] entry; ARGV: stored id, ticket, time to live in ms, epoch where there is none, data, stored id that it replaces or "". The entry lives as long as
+ * the member that ends last.
+ */
+const ADD = script(`${NOW}${HOLDS_IN}
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
+local known = redis.call('HGET', KEYS[1], ARGV[1])
+if known then
+  local _, _, _, _, _, of, ticket = string.find(known, '${HEAD}')
+  if ticket == ARGV[2] then return of ~= '' and of end
+end
+if ARGV[6] ~= '' and not holds(ARGV[6], epoch) then return false end
 if not epoch then
   epoch = ARGV[4]
   redis.call('HSET', KEYS[1], 'epoch', epoch)
-end
-local known = redis.call('HGET', KEYS[1], ARGV[1])
-if known then
-  local _, _, ticket = string.find(known, '^%d+:%d+:%d+:([%w_-]+):')
-  if ticket == ARGV[2] then return epoch end
 end
 local order = redis.call('HINCRBY', KEYS[1], 'last', 1)
 if order % ${SWEEP_EVERY} == 0 then
@@ -47,22 +76,18 @@ if order % ${SWEEP_EVERY} == 0 then
     end
   end
 end
-local head = string.format('%.0f:%.0f:%.0f:%s:', order, now, now + ARGV[3], ARGV[2])
+local head = string.format('%.0f:%.0f:%.0f:%s:%s:', order, now, now + ARGV[3], epoch, ARGV[2])
 redis.call('HSET', KEYS[1], ARGV[1], head .. ARGV[5])
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return epoch`);
 
 /** KEYS[1] entry; ARGV: stored id, epoch. A script goes to the master whatever the client's `scaleReads`. */
-const HOLDS = script(`${NOW}
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return 0 end
-local member = redis.call('HGET', KEYS[1], ARGV[1])
-if not member then return 0 end
-local _, _, _, _, ends = string.find(member, '${HEAD}')
-if (tonumber(ends) or 0) <= now then return 0 end
-return 1`);
+const HOLDS = script(`${NOW}${HOLDS_IN}
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+return epoch == ARGV[2] and holds(ARGV[1], epoch) and 1 or 0`);
 
 const MEMBERS = `${NOW}
-local reply = {string.format('%.0f', now)}
+local reply = {string.format('%.0f', now), redis.call('HGET', KEYS[1], 'epoch') or ''}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if #all[i] >= ${MIN_STORED_ID_BYTES} then
@@ -75,10 +100,21 @@ for i = 1, #all, 2 do
 end
 return reply`;
 
-/** KEYS[1] entry; ARGV: epoch. */
-const RENEW = `
+/** KEYS[1] entry; ARGV: epoch, stored id that is not called off or "". */
+const RENEW = `${NOW}${HOLDS_IN}${MOVE}
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if ARGV[2] ~= '' and holds(ARGV[2], epoch) then move(ARGV[2], ARGV[1]) end
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'epoch', ARGV[1]) end
 ${MEMBERS}`;
+
+/** KEYS[1] entry; ARGV: stored id. */
+const CALL_OFF = script(`${NOW}${MOVE}
+local member = redis.call('HGET', KEYS[1], ARGV[1])
+if not member then return 0 end
+local _, _, _, _, ends = string.find(member, '${HEAD}')
+if (tonumber(ends) or 0) <= now then return 0 end
+move(ARGV[1], '')
+return 1`);
 
 /** KEYS[1] entry; ARGV: stored id, ticket or "", and so on. */
 const REMOVE = script(`${NOW}
@@ -86,7 +122,7 @@ local removed = 0
 for i = 1, #ARGV, 2 do
   local member = redis.call('HGET', KEYS[1], ARGV[i])
   if member then
-    local _, _, _, _, ends, ticket = string.find(member, '${HEAD}')
+    local _, _, _, _, ends, _, ticket = string.find(member, '${HEAD}')
     if ARGV[i + 1] == '' or ticket == ARGV[i + 1] then
       redis.call('HDEL', KEYS[1], ARGV[i])
       if (tonumber(ends) or 0) > now then removed = removed + 1 end
@@ -146,14 +182,17 @@ class RedisPrincipalIndex implements PrincipalIndexStore {
     };
   }
 
-  async add(entry: string, storedId: string, options: AddMemberOptions): Promise<string> {
+  async add(entry: string, storedId: string, options: AddMemberOptions): Promise<string | undefined> {
     const key = this.#key(entry);
     requireMemberId(storedId);
     const ttlMs = String(requireTtl("ttlMs", options.ttlMs));
     const ticket = requireToken("ticket", options.ticket);
     const epoch = requireToken("epoch", options.epoch);
     const data = requireData(options.data);
-    return String(await this.#ask((redis) => runScript(redis, ADD, key, storedId, ticket, ttlMs, epoch, data)));
+    const replaces = options.replaces === undefined ? "" : requireMemberId(options.replaces);
+    const args = [storedId, ticket, ttlMs, epoch, data, replaces];
+    const held = await this.#ask((redis) => runScript(redis, ADD, key, ...args));
+    return held === null ? undefined : String(held);
   }
 
   async holds(entry: string, storedId: string, epoch: string): Promise<boolean> {
@@ -168,10 +207,17 @@ class RedisPrincipalIndex implements PrincipalIndexStore {
     return membersOf(await this.#ask(async (redis) => redis.evalBuffer?.(MEMBERS, 1, key)));
   }
 
-  async renew(entry: string, epoch: string): Promise<readonly IndexMember[]> {
+  async renew(entry: string, epoch: string, { except }: RenewOptions = {}): Promise<readonly IndexMember[]> {
     const key = this.#key(entry);
     requireToken("epoch", epoch);
-    return membersOf(await this.#ask(async (redis) => redis.evalBuffer?.(RENEW, 1, key, epoch)));
+    const spared = except === undefined ? "" : requireMemberId(except);
+    return membersOf(await this.#ask(async (redis) => redis.evalBuffer?.(RENEW, 1, key, epoch, spared)));
+  }
+
+  async callOff(entry: string, storedId: string): Promise<boolean> {
+    const key = this.#key(entry);
+    requireMemberId(storedId);
+    return Number(await this.#ask((redis) => runScript(redis, CALL_OFF, key, storedId))) === 1;
   }
 
   async remove(entry: string, members: readonly MemberToRemove[]): Promise<number> {
@@ -205,31 +251,35 @@ function indexPrefix(namespace: string | undefined): string {
 }
 
 function membersOf(reply: unknown): IndexMember[] {
-  if (!Array.isArray(reply) || reply.length % 2 === 0) throw unavailable("a script had another reply");
-  const [now, ...rest] = reply as Buffer[];
+  if (!Array.isArray(reply) || reply.length < 2 || reply.length % 2 !== 0) {
+    throw unavailable("a script had another reply");
+  }
+  const [now, currentEpoch, ...rest] = reply as Buffer[];
   const members: IndexMember[] = [];
   for (let i = 0; i < rest.length; i += 2) {
     const [storedId, value] = [rest[i] as Buffer, rest[i + 1] as Buffer];
-    const head = HEAD_OF_REPLY.exec(value.toString("latin1", 0, 128));
+    const head = HEAD_OF_REPLY.exec(value.toString("latin1", 0, MAX_HEAD_BYTES));
     // Somebody else's field.
     if (head === null) continue;
-    const [{ length }, order, addedAt, ticket] = head as unknown as [string, string, string, string];
+    const [{ length }, order, addedAt, epoch, ticket] = head as unknown as [string, string, string, string, string];
     members.push({
       storedId: storedId.toString(),
       ticket,
       order: Number(order),
       ageMs: Math.max(0, Number(now) - Number(addedAt)),
       data: new Uint8Array(value.subarray(length)),
+      isCalledOff: epoch !== String(currentEpoch),
     });
   }
   return members;
 }
 
-function requireMemberId(storedId: string): void {
+function requireMemberId(storedId: string): string {
   requireStoredId(storedId);
   if (Buffer.byteLength(storedId) < MIN_STORED_ID_BYTES) {
     throw new RangeError(`storedId must have at least ${MIN_STORED_ID_BYTES} bytes of UTF-8`);
   }
+  return storedId;
 }
 
 function requireToken(field: string, token: string): string {

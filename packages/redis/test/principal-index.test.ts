@@ -17,6 +17,7 @@ const CALLS: Record<string, (index: PrincipalIndexStore) => Promise<unknown>> = 
   holds: (index) => index.holds(ENTRY, ID, "epoch"),
   members: (index) => index.members(ENTRY),
   renew: (index) => index.renew(ENTRY, "epoch"),
+  callOff: (index) => index.callOff(ENTRY, ID),
   remove: (index) => index.remove(ENTRY, [{ storedId: ID }]),
 };
 
@@ -58,7 +59,7 @@ describe("redisPrincipalIndex's errors", () => {
   }
 
   it("tell of a reply that is none of its scripts'", async () => {
-    for (const reply of [undefined, null, "OK", [], [Buffer.from("1"), Buffer.from("2")]]) {
+    for (const reply of [undefined, null, "OK", [], [Buffer.from("1"), Buffer.from("epoch"), Buffer.from(ID)]]) {
       const index = redisPrincipalIndex(fakeRedis(() => reply));
       await assert.rejects(index.members(ENTRY), unavailable);
       await assert.rejects(index.renew(ENTRY, "epoch"), unavailable);
@@ -72,7 +73,7 @@ describe("redisPrincipalIndex", () => {
       const sent: (readonly [string, readonly unknown[]])[] = [];
       const client = fakeRedis((command, args) => {
         sent.push([command, args]);
-        return command === "evalBuffer" ? [Buffer.from("1700000000000")] : 1;
+        return command === "evalBuffer" ? [Buffer.from("1700000000000"), Buffer.from("epoch")] : 1;
       });
       await call(redisPrincipalIndex(client, { namespace: "eu" }));
       assert.equal(sent.length, 1, name);
@@ -87,11 +88,34 @@ describe("redisPrincipalIndex", () => {
   });
 
   it("passes over fields that are not its own", async () => {
-    const reply = ["1700000001000", ID, `7:1700000000000:1700000009000:ticket:${SECRET}`, "junk-of-somebody", "junk"];
+    const note = `7:1700000000000:1700000009000:epoch:ticket:${SECRET}`;
+    const reply = ["1700000001000", "epoch", ID, note, "junk-of-somebody", "junk"];
     const members = await redisPrincipalIndex(fakeRedis(() => reply.map((text) => Buffer.from(text)))).members(ENTRY);
     assert.deepEqual(members, [
-      { storedId: ID, ticket: "ticket", order: 7, ageMs: 1000, data: new Uint8Array(Buffer.from(SECRET)) },
+      {
+        storedId: ID,
+        ticket: "ticket",
+        order: 7,
+        ageMs: 1000,
+        data: new Uint8Array(Buffer.from(SECRET)),
+        isCalledOff: false,
+      },
     ]);
+  });
+
+  it("tells members of another epoch, or of none, from those of its own, however long the tokens are", async () => {
+    const [epoch, ticket] = ["e".repeat(64), "t".repeat(64)];
+    for (const [of, isCalledOff] of [
+      [epoch, false],
+      ["f".repeat(64), true],
+      ["", true],
+    ] as const) {
+      const note = `9007199254740991:1700000000000:2015360000000:${of}:${ticket}:${SECRET}`;
+      const reply = ["1700000001000", epoch, ID, note].map((text) => Buffer.from(text));
+      const [member] = await redisPrincipalIndex(fakeRedis(() => reply)).members(ENTRY);
+      assert.deepEqual([member?.ticket, member?.isCalledOff], [ticket, isCalledOff]);
+      assert.equal(Buffer.from(member?.data ?? []).toString(), SECRET);
+    }
   });
 
   it.each([{ namespace: "{tag}" }, { namespace: "session" }, { commandTimeoutMs: 0 }, { failoverTimeoutMs: 0 }])(

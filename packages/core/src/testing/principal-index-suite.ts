@@ -38,6 +38,7 @@ export function principalIndexSuite(
   runner.describe(name, () => {
     runner.describe("members", () => registerMembers(test));
     runner.describe("the epoch", () => registerEpoch(test));
+    runner.describe("what was called off", () => registerCalledOff(test));
     runner.describe("the end of a member", () => registerEnds(test));
     runner.describe("arguments", () => registerArguments(test));
   });
@@ -169,19 +170,31 @@ function registerEpoch(test: IndexTest): void {
 
   test("holds for its members until it is renewed", async ({ index }) => {
     const [entry, storedId, ticket, renewed] = [freshToken(), freshToken(), freshToken(), freshToken()];
-    const epoch = await index.add(entry, storedId, { ...member(), ticket });
+    const epoch = await epochOf(index, entry, storedId, { ticket });
     assert.equal(await index.holds(entry, storedId, epoch), true);
     assert.equal(await index.holds(entry, storedId, freshToken()), false);
     assert.equal(await index.holds(entry, freshToken(), epoch), false);
     await index.renew(entry, renewed);
     assert.equal(await index.holds(entry, storedId, epoch), false);
-    assert.equal(await index.add(entry, storedId, { ...member(), ticket }), renewed);
+    assert.equal(await index.holds(entry, storedId, renewed), false);
+    assert.equal(await index.add(entry, storedId, member()), renewed);
     assert.equal(await index.holds(entry, storedId, renewed), true);
+  });
+
+  test("is that of the first time when the same ticket comes twice, also when it was renewed since", async ({
+    index,
+  }) => {
+    const [entry, storedId, ticket, renewed] = [freshToken(), freshToken(), freshToken(), freshToken()];
+    const epoch = await index.add(entry, storedId, { ...member(), ticket });
+    assert.equal(await index.add(entry, storedId, { ...member(), ticket }), epoch);
+    await index.renew(entry, renewed);
+    assert.equal(await index.add(entry, storedId, { ...member(), ticket }), epoch);
+    assert.equal(await index.holds(entry, storedId, renewed), false);
   });
 
   test("does not hold for a member that was removed, and does for one that was replaced", async ({ index }) => {
     const [entry, storedId] = [freshToken(), freshToken()];
-    const epoch = await index.add(entry, storedId, member());
+    const epoch = await epochOf(index, entry, storedId);
     await add(index, entry, storedId);
     assert.equal(await index.holds(entry, storedId, epoch), true);
     await index.remove(entry, [{ storedId }]);
@@ -220,7 +233,7 @@ function registerEpoch(test: IndexTest): void {
     for (let round = 0; round < 20; round++) {
       const [entry, storedId, epoch] = [freshToken(), freshToken(), freshToken()];
       await add(index, entry, freshToken());
-      const [members, held] = await Promise.all([index.renew(entry, epoch), index.add(entry, storedId, member())]);
+      const [members, held] = await Promise.all([index.renew(entry, epoch), epochOf(index, entry, storedId)]);
       const isAmongThem = members.some((found) => found.storedId === storedId);
       assert.equal(isAmongThem, held !== epoch);
       assert.equal(await index.holds(entry, storedId, held), !isAmongThem);
@@ -228,10 +241,116 @@ function registerEpoch(test: IndexTest): void {
   });
 }
 
+function registerCalledOff(test: IndexTest): void {
+  const standing = async (index: PrincipalIndexStore, entry: string) =>
+    (await index.members(entry)).filter(({ isCalledOff }) => !isCalledOff).map(({ storedId }) => storedId);
+
+  test("are all members whose epoch was renewed, but for one", async ({ index }) => {
+    const [entry, first, second, epoch] = [freshToken(), freshToken(), freshToken(), freshToken()];
+    const ticket = await add(index, entry, first, { data: EVERY_BYTE });
+    await add(index, entry, second);
+    const [before] = await inOrder(index, entry);
+    const members = await index.renew(entry, epoch, { except: first });
+    assert.deepEqual(members.map(({ storedId }) => storedId).sort(), [first, second].sort());
+    assert.deepEqual(await standing(index, entry), [first]);
+    assert.equal(await index.holds(entry, first, epoch), true);
+    assert.equal(await index.holds(entry, second, epoch), false);
+    const [after] = await inOrder(index, entry);
+    assert.deepEqual(after, { ...before, ageMs: after?.ageMs, ticket, data: after?.data });
+    assert.deepEqual(new Uint8Array(after?.data ?? []), EVERY_BYTE);
+    await index.renew(entry, freshToken());
+    assert.deepEqual(await standing(index, entry), []);
+  });
+
+  test("does not come back by being the exception", async ({ index }) => {
+    const [entry, first, second, epoch] = [freshToken(), freshToken(), freshToken(), freshToken()];
+    await add(index, entry, first);
+    await add(index, entry, second);
+    await index.callOff(entry, second);
+    await index.renew(entry, freshToken());
+    for (const except of [first, second, freshToken()]) await index.renew(entry, epoch, { except });
+    assert.deepEqual(await standing(index, entry), []);
+    assert.equal(await index.holds(entry, first, epoch), false);
+  });
+
+  test("is one member, which stays, and holds no more", async ({ index }) => {
+    const [entry, first, second] = [freshToken(), freshToken(), freshToken()];
+    const epoch = await epochOf(index, entry, first, { data: EVERY_BYTE });
+    await add(index, entry, second);
+    assert.equal(await index.callOff(entry, freshToken()), false);
+    assert.equal(await index.callOff(freshToken(), first), false);
+    assert.equal(await index.callOff(entry, first), true);
+    assert.equal(await index.callOff(entry, first), true);
+    assert.equal(await index.holds(entry, first, epoch), false);
+    assert.equal(await index.holds(entry, second, epoch), true);
+    const [calledOff] = await inOrder(index, entry);
+    assert.deepEqual(new Uint8Array(calledOff?.data ?? []), EVERY_BYTE);
+    assert.deepEqual(await standing(index, entry), [second]);
+    assert.equal(await index.remove(entry, [{ storedId: first, ticket: calledOff?.ticket ?? "" }]), 1);
+  });
+
+  test("is told when its ticket comes twice", async ({ index }) => {
+    const [entry, storedId, ticket] = [freshToken(), freshToken(), freshToken()];
+    await index.add(entry, storedId, { ...member(), ticket });
+    await index.callOff(entry, storedId);
+    assert.equal(await index.add(entry, storedId, { ...member(), ticket }), undefined);
+    assert.deepEqual(await standing(index, entry), []);
+  });
+
+  test("counts no more once another one is added under its stored id", async ({ index }) => {
+    const [entry, storedId] = [freshToken(), freshToken()];
+    const epoch = await epochOf(index, entry, storedId);
+    await index.callOff(entry, storedId);
+    assert.equal(await index.add(entry, storedId, member()), epoch);
+    assert.equal(await index.holds(entry, storedId, epoch), true);
+  });
+
+  test("is replaced by none: only a member that stands is, and it stays", async ({ index, advance }) => {
+    const [entry, old] = [freshToken(), freshToken()];
+    const epoch = await epochOf(index, entry, old);
+    const replace = (replaces: string, at = entry) => index.add(at, freshToken(), { ...member(), replaces });
+    assert.equal(await replace(old), epoch);
+    assert.equal((await index.members(entry)).length, 2);
+
+    const other = freshToken();
+    assert.equal(await replace(freshToken()), undefined);
+    assert.equal(await replace(old, other), undefined);
+    for await (const met of index.scan()) assert.notEqual(met, other);
+    await index.callOff(entry, old);
+    assert.equal(await replace(old), undefined);
+    await add(index, entry, old, { ttlMs: 60 });
+    assert.equal(await replace(old), epoch);
+    await advance(61);
+    assert.equal(await replace(old), undefined);
+    const spared = freshToken();
+    await add(index, entry, spared);
+    await index.renew(entry, freshToken(), { except: spared });
+    assert.equal((await replace(spared)) === undefined, false);
+    await index.renew(entry, freshToken());
+    assert.equal(await replace(spared), undefined);
+    assert.equal((await index.members(entry)).length, 4);
+  });
+
+  test("either is what was to be replaced, or it was replaced before and both are found", async ({ index }) => {
+    for (let round = 0; round < 20; round++) {
+      const [entry, old, next] = [freshToken(), freshToken(), freshToken()];
+      await add(index, entry, old);
+      const [members, held] = await Promise.all([
+        index.renew(entry, freshToken()),
+        index.add(entry, next, { ...member(), replaces: old }),
+      ]);
+      assert.equal(
+        members.some(({ storedId }) => storedId === next),
+        held !== undefined,
+      );
+    }
+  });
+}
+
 function registerEnds(test: IndexTest): void {
   test("comes after its time, and not before that of those that end later", async ({ index, advance }) => {
     const [entry, short, long] = [freshToken(), freshToken(), freshToken()];
-    const epoch = await index.add(entry, short, { ...member(), ttlMs: 60 });
+    const epoch = await epochOf(index, entry, short, { ttlMs: 60 });
     await add(index, entry, long, { ttlMs: HOUR_MS });
     await advance(61);
     assert.deepEqual(
@@ -285,6 +404,7 @@ function registerArguments(test: IndexTest): void {
       await assert.rejects(index.holds(entry, freshToken(), "epoch"), RangeError);
       await assert.rejects(index.members(entry), RangeError);
       await assert.rejects(index.renew(entry, freshToken()), RangeError);
+      await assert.rejects(index.callOff(entry, freshToken()), RangeError);
       await assert.rejects(index.remove(entry, [{ storedId: freshToken() }]), RangeError);
     });
   }
@@ -299,7 +419,10 @@ function registerArguments(test: IndexTest): void {
     test(`refuses a stored id that is ${what} with a RangeError`, async ({ index }) => {
       const entry = freshToken();
       await assert.rejects(index.add(entry, storedId, member()), RangeError);
+      await assert.rejects(index.add(entry, freshToken(), { ...member(), replaces: storedId }), RangeError);
       await assert.rejects(index.holds(entry, storedId, "epoch"), RangeError);
+      await assert.rejects(index.renew(entry, "epoch", { except: storedId }), RangeError);
+      await assert.rejects(index.callOff(entry, storedId), RangeError);
       await assert.rejects(index.remove(entry, [{ storedId }]), RangeError);
       assert.deepEqual(await index.members(entry), []);
     });
@@ -355,6 +478,18 @@ async function add(
   const added = { ...member(), ...options };
   await index.add(entry, storedId, added);
   return added.ticket;
+}
+
+/** Adds a member. @returns the epoch. */
+async function epochOf(
+  index: PrincipalIndexStore,
+  entry: string,
+  storedId: string,
+  options: Partial<ReturnType<typeof member>> = {},
+): Promise<string> {
+  const epoch = await index.add(entry, storedId, { ...member(), ...options });
+  assert.ok(epoch !== undefined, "it was refused");
+  return epoch;
 }
 
 async function inOrder(index: PrincipalIndexStore, entry: string) {
