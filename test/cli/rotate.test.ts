@@ -196,13 +196,13 @@ for (const { name, start } of KINDS) {
     });
 
     it("ends at once at the second Ctrl-C", async () => {
-      await application.create(1500);
+      await application.create(3000);
       await application.ring.publish({ delayMs: 0 });
       const redis = servers.connect();
       await redis.ping();
       const nodes = redis instanceof Cluster ? redis.nodes("master") : [redis];
       const checkpoint = join(application.folder, "run.json");
-      const running = startCommand(["rotate", "sessions", "--rate", "500", "--checkpoint", checkpoint], at());
+      const running = startCommand(["rotate", "sessions", "--rate", "200", "--checkpoint", checkpoint], at());
       await untilNothingMissing("the checkpoint", () => (existsSync(checkpoint) ? undefined : "it"));
       for (const node of nodes) await node.client("PAUSE", 60_000, "WRITE");
       await untilNothingMissing("a command that waits", async () => {

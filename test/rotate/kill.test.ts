@@ -150,7 +150,6 @@ describe("re-sealing that is killed again and again", () => {
         child.kill("SIGKILL");
         // It had not ended, and did not fail.
         expect(await ended).toMatchObject({ code: null, stdout: "" });
-        expect(to).toBeLessThan(SESSIONS);
         kills.push({ point, from, to, atCheckpoint });
       }
       const { counts } = JSON.parse(readFileSync(killed.checkpoint, "utf8")) as CheckpointDocument;
