@@ -5,6 +5,7 @@
  */
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
+import { createSessionId } from "@sealed-session/core";
 import { expressStore } from "@sealed-session/express";
 import express, { type RequestHandler } from "express";
 import session, { type SessionData } from "express-session";
@@ -38,6 +39,8 @@ app.get("/health", async (_request, response) => {
 app.use(
   session({
     store: expressStore(sessions, { expiry: "idle" }),
+    // 256 random bits.
+    genid: () => createSessionId(),
     secret: COOKIE_SECRET,
     resave: false,
     saveUninitialized: false,
