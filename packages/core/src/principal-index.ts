@@ -10,7 +10,7 @@ import { base64url } from "./bytes.js";
 import type { DataKey } from "./data-key.js";
 import { report } from "./diagnostics.js";
 import { KEY_ID_BYTES, parseEnvelope } from "./envelope.js";
-import type { EnvelopeStore } from "./envelope-store.js";
+import { type EnvelopeStore, MAX_TTL_MS } from "./envelope-store.js";
 import { codeOf, hasCode, SealedSessionError } from "./errors.js";
 import type { KeyRing } from "./key-ring.js";
 import type { IndexMember, PrincipalIndexStore } from "./principal-index-store.js";
@@ -19,6 +19,8 @@ import { Sealer } from "./sealer.js";
 /** How long a session lives of which it is not settled yet whether it may, in milliseconds: longer than a login takes. */
 export const DRAFT_MS = 30_000;
 
+/** How far the clocks of two processes may be apart. */
+const CLOCK_TOLERANCE_MS = 60_000;
 const MAX_PRINCIPAL_BYTES = 1024;
 const MAX_SESSIONS_PER_PRINCIPAL = 10_000;
 /** Longest sealed device data: what a store of the index has to keep. */
@@ -183,7 +185,9 @@ export class PrincipalIndex {
     const entry = replaces?.entry ?? this.#entry(await this.#ring.current(), principal);
     const data = await this.#sealer.seal({ at: loggedInAt, device }, place(entry, storedId), { notAfterMs: endsAt });
     const ticket = this.#token();
-    const ttlMs = Math.max(1, endsAt - Math.floor(this.#ring.clock()));
+    // Never before the session does, also where another process's clock is behind this one's.
+    const lifeMs = Math.max(1, endsAt - Math.floor(this.#ring.clock()));
+    const ttlMs = Math.min(lifeMs + CLOCK_TOLERANCE_MS, MAX_TTL_MS);
     const epoch = await this.#store.add(entry.name, storedId, {
       ttlMs,
       ticket,

@@ -46,6 +46,17 @@ describe("rewrap()", () => {
     expect(await openAll(world, world.old)).toEqual(["first", "second"]);
   });
 
+  it("lets sessions that are bound to their clients open as before, which it cannot open", async () => {
+    const world = await oldRing();
+    const sessionId = "a session id of a client";
+    const sealer = new Sealer({ ring: world.ring, clientBound: true });
+    const envelope = await sealer.seal("bound", ID, { sessionId });
+    await world.process([world.next, world.old]).rewrap({ to: "next" });
+    const after = new Sealer({ ring: world.process([world.next]), clientBound: true });
+    expect(await after.open(envelope, ID, { sessionId })).toBe("bound");
+    expect(await codeThrown(after.open(envelope, ID, { sessionId: `${sessionId}?` }))).toBe("ENVELOPE_REJECTED");
+  });
+
   it("writes nothing the second time, and asks only whether the wraps open", async () => {
     const world = await oldRing();
     const ring = world.process([world.next, world.old]);
