@@ -1,15 +1,9 @@
 /**
  * What may stand after a flag. A message names the flag and the form, never what was typed.
  */
+import type { Shard } from "@sealed-session/core";
 import { CliError } from "./cli-error.js";
 import { parseDuration } from "./duration.js";
-
-/** One part of the work. */
-export interface Shard {
-  /** From 1 to `count`. */
-  readonly index: number;
-  readonly count: number;
-}
 
 const MAX_SHARDS = 1024;
 const MAX_RATE = 10_000_000;

@@ -54,14 +54,6 @@ for i = 1, #ARGV, 3 do
 end
 return made`);
 
-/** The same for one key, in its own slot: KEYS[1] envelope; ARGV: first bytes of the expected one, the new one or "". */
-const CHANGE_ONE = script(`
-local head = redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1)
-if head ~= ARGV[1] then return ARGV[2] ~= '' and head == string.sub(ARGV[2], 1, #ARGV[1]) end
-if ARGV[2] == '' then return redis.call('UNLINK', KEYS[1]) end
-redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
-return 1`);
-
 /** Where a page lies. */
 export interface PagePlace {
   /** Is asked for what the master does not do. */
@@ -107,7 +99,12 @@ export class NodePage implements EnvelopePage {
       script: CHANGE,
       args: [],
       argsOf: (key, change) => [key, ...argumentsOf(change)],
-      ask: async (redis, key, change) => Number(await runScript(redis, CHANGE_ONE, key, ...argumentsOf(change))),
+      ask: async (redis, key, change) => {
+        // Named as its own, the key leads the script to whoever has it.
+        const [made] = (await runScript(redis, CHANGE, key, key, ...argumentsOf(change))) as [number];
+        if (made === UNREACHED) throw unavailable("a slot is moving");
+        return made;
+      },
       read: (reply) => reply === 1,
       otherType: false,
     });

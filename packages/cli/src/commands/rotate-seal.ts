@@ -1,6 +1,7 @@
 /**
  * `rotate seal`: takes over the plaintext sessions of another store.
  */
+import type { Shard } from "@sealed-session/core";
 import type { SealReport } from "@sealed-session/redis/rotate";
 import type { CommandContext } from "../command-context.js";
 import type { Deployment } from "../deployment.js";
@@ -8,7 +9,7 @@ import { formatDuration } from "../duration.js";
 import { ExitCode } from "../exit-code.js";
 import { formatCount, formatTime, pairsOf } from "../format.js";
 import { kmsText } from "../kms-text.js";
-import type { Shard } from "../option-values.js";
+
 import type { Colors, CommandResult } from "../terminal.js";
 
 /** Options of {@link rotateSeal}. */

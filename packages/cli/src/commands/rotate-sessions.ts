@@ -6,6 +6,7 @@ import type {
   RotationCounts,
   RotationProgress,
   RotationReport,
+  Shard,
 } from "@sealed-session/core";
 import { Checkpoint } from "../checkpoint.js";
 import type { CommandContext } from "../command-context.js";
@@ -14,7 +15,7 @@ import { formatDuration } from "../duration.js";
 import { ExitCode } from "../exit-code.js";
 import { formatCount, formatTime, indented, pairsOf, sessionsOf, tableOf } from "../format.js";
 import { kmsText } from "../kms-text.js";
-import type { Shard } from "../option-values.js";
+
 import type { Colors, CommandResult } from "../terminal.js";
 import { type CountsByCode, endedOf, UnopenedList, type UnopenedSession } from "../unopened-list.js";
 
