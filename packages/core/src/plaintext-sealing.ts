@@ -9,7 +9,7 @@ import type { BulkPlaintextSource } from "./plaintext-source.js";
 import { type Schedule, systemSchedule } from "./schedule.js";
 import type { Sealer } from "./sealer.js";
 import { type StoredIdMode, storedIdOf } from "./session-id.js";
-import { Rate, type Shard, shardOf } from "./session-rotation.js";
+import { Rate, requireShard, type Shard, shardOf } from "./session-rotation.js";
 
 const DEFAULT_IDLE_MS = 86_400_000;
 /** Of one node. */
@@ -99,9 +99,7 @@ export async function sealPlaintextSessions(options: SealPlaintextOptions): Prom
   if (inPlace && storedIds !== "verbatim") {
     throw new RangeError("inPlace needs verbatim storedIds: plaintext lies under session ids");
   }
-  const { index, count } = options.shard ?? { index: 1, count: 1 };
-  requireInteger("shard.count", count, 1, 1024);
-  requireInteger("shard.index", index, 1, count);
+  const { index, count } = requireShard(options.shard);
   const rate = ratePerSecond === undefined ? undefined : new Rate(ratePerSecond, ring.clock, schedule, signal);
   const adoption = new PlaintextAdoption({ ring, sealer, store, from, inPlace, idleMs, absoluteMs });
   const startedAt = ring.clock();

@@ -133,9 +133,7 @@ export async function rotateSessions(options: RotateSessionsOptions): Promise<Ro
   requireMethods("sealer", options.sealer, "reseal", "resealSync");
   requireInteger("concurrency", options.concurrency ?? DEFAULT_CONCURRENCY, 1, MAX_CONCURRENCY);
   requireInteger("olderThanMs", options.olderThanMs ?? 0, 0, Number.MAX_SAFE_INTEGER);
-  const { index, count } = options.shard ?? { index: 1, count: 1 };
-  requireInteger("shard.count", count, 1, 1024);
-  requireInteger("shard.index", index, 1, count);
+  requireShard(options.shard);
   const run = new Run(options);
   const startedAt = ring.clock();
   // Everything that can be opened is opened now: no page waits for the KMS.
@@ -419,6 +417,13 @@ function noCounts(): RotationCounts {
 /** Counts one, and says that it needs no key. */
 function note(counts: RotationCounts, what: Count): undefined {
   counts[what]++;
+}
+
+/** @returns The shard, or all as one. @throws TypeError or RangeError when it is wrong. */
+export function requireShard(shard: Shard = { index: 1, count: 1 }): Shard {
+  requireInteger("shard.count", shard.count, 1, 1024);
+  requireInteger("shard.index", shard.index, 1, shard.count);
+  return shard;
 }
 
 /** @returns From 1 to `count`: the same for an id on every machine (FNV-1a). */
